@@ -1,0 +1,193 @@
+//! Names that more than one of our programs must agree on: labels, annotations, ports, container
+//! names, environment variables, paths, exit codes and the answer of the probes.
+//!
+//! The operator writes them into a pod, launcher and proxy read them back, so a change here is a
+//! change for running clusters. `docs/environment.md` tells users what the variables mean.
+
+use serde::{Deserialize, Serialize};
+
+/// API group of our resources.
+pub const GROUP: &str = "cloudstate.io";
+/// The one served and stored version of [`GROUP`].
+pub const VERSION: &str = "v1alpha1";
+
+/// Field manager of every server-side apply by the operator.
+pub const FIELD_MANAGER: &str = "cloudstate-operator";
+
+/// Labels on the objects that a StatefulService becomes.
+pub mod label {
+    /// Name of the StatefulService.
+    pub const STATEFUL_SERVICE: &str = "cloudstate.io/statefulService";
+    /// `metadata.uid` of the StatefulService; what pods are selected by.
+    pub const STATEFUL_SERVICE_UID: &str = "cloudstate.io/statefulServiceUID";
+    /// Name of the StatefulStore, when one is bound.
+    pub const STATEFUL_STORE: &str = "cloudstate.io/statefulStore";
+    /// Conventional label; set to the service's name unless the user set it.
+    pub const APP: &str = "app";
+    /// Conventional label, always [`MANAGED_BY_VALUE`].
+    pub const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
+    /// Value of [`MANAGED_BY`].
+    pub const MANAGED_BY_VALUE: &str = "cloudstate.io";
+}
+
+/// Names of the containers in a pod of a StatefulService.
+pub mod container {
+    /// The user function, whatever name the user gave it.
+    pub const USER: &str = "user-container";
+    /// Launcher and proxy.
+    pub const SIDECAR: &str = "cloudstate-sidecar";
+}
+
+/// TCP ports, and the names they carry in the pod.
+pub mod port {
+    /// Where the user function listens unless its container declares a port.
+    pub const USER_DEFAULT: u16 = 8080;
+    /// Name of the user function's port.
+    pub const USER_NAME: &str = "user-port";
+    /// gRPC traffic into the proxy.
+    pub const PROXY: u16 = 8013;
+    /// Name of [`PROXY`].
+    pub const PROXY_NAME: &str = "grpc-proxy";
+    /// Reserved for traffic between proxies.
+    pub const REMOTING: u16 = 2552;
+    /// Name of [`REMOTING`].
+    pub const REMOTING_NAME: &str = "remoting";
+    /// Reserved for the proxy's metrics.
+    pub const METRICS: u16 = 9090;
+    /// Name of [`METRICS`].
+    pub const METRICS_NAME: &str = "metrics";
+    /// The proxy's own health endpoints.
+    pub const MANAGEMENT: u16 = 8558;
+    /// Name of [`MANAGEMENT`].
+    pub const MANAGEMENT_NAME: &str = "management";
+    /// The launcher's endpoints, which the kubelet probes.
+    pub const ADMIN: u16 = 8559;
+    /// Name of [`ADMIN`].
+    pub const ADMIN_NAME: &str = "admin";
+    /// Port of the Kubernetes Service.
+    pub const SERVICE: u16 = 80;
+    /// Name of [`SERVICE`].
+    pub const SERVICE_NAME: &str = "grpc";
+}
+
+/// Environment variables.
+pub mod env {
+    /// In the user container: the port that the user function must listen on.
+    pub const PORT: &str = "PORT";
+    /// Port for gRPC traffic into the proxy.
+    pub const HTTP_PORT: &str = "HTTP_PORT";
+    /// Address that the user function listens on; loopback unless set.
+    pub const USER_FUNCTION_HOST: &str = "USER_FUNCTION_HOST";
+    /// Port that the user function listens on; equals [`PORT`].
+    pub const USER_FUNCTION_PORT: &str = "USER_FUNCTION_PORT";
+    /// Port for metrics.
+    pub const METRICS_PORT: &str = "METRICS_PORT";
+    /// Port for traffic between proxies.
+    pub const REMOTING_PORT: &str = "REMOTING_PORT";
+    /// Port of the proxy's health endpoints.
+    pub const MANAGEMENT_PORT: &str = "MANAGEMENT_PORT";
+    /// Label key that the pods of this service share.
+    pub const SELECTOR_LABEL: &str = "SELECTOR_LABEL";
+    /// Label value that the pods of this service share: the StatefulService's name.
+    pub const SELECTOR_LABEL_VALUE: &str = "SELECTOR_LABEL_VALUE";
+    /// How many peers a proxy made of jars must find before it forms a cluster.
+    pub const REQUIRED_CONTACT_POINT_NR: &str = "REQUIRED_CONTACT_POINT_NR";
+    /// Heap flags for a proxy made of jars.
+    pub const JAVA_OPTS: &str = "JAVA_OPTS";
+    /// `spec.sidecarJvmMemory`, only when the user set it.
+    pub const SIDECAR_JVM_MEMORY: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
+    /// The store's kind; see [`super::Store`].
+    pub const STORE: &str = "CLOUDSTATE_STORE";
+    /// The pod's grace period in seconds, when the pod sets one.
+    pub const TERMINATION_GRACE_PERIOD_SECONDS: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
+    /// Name of the pod.
+    pub const POD_NAME: &str = "POD_NAME";
+    /// Namespace of the pod.
+    pub const POD_NAMESPACE: &str = "POD_NAMESPACE";
+    /// Address of the pod.
+    pub const POD_IP: &str = "POD_IP";
+    /// Memory limit of the sidecar in bytes.
+    pub const MEMORY_LIMIT: &str = "MEMORY_LIMIT";
+    /// File for the last words of a container; [`super::TERMINATION_PATH`] unless set.
+    pub const TERMINATION_PATH: &str = "CLOUDSTATE_TERMINATION_PATH";
+}
+
+/// Where Kubernetes reads a container's last words.
+pub const TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// The launcher's program in the sidecar image.
+pub const LAUNCHER_COMMAND: &str = "/proxy-launcher";
+/// The proxy's program in the sidecar image.
+pub const PROXY_COMMAND: &str = "/proxy";
+
+/// HTTP paths of the probes, the same on proxy (management port) and launcher (admin port).
+pub mod probe {
+    /// 200 while the process works at all.
+    pub const ALIVE: &str = "/alive";
+    /// 200 while calls are served, else 503 with a [`super::NotReady`] as JSON.
+    pub const READY: &str = "/ready";
+    /// Launcher only: 200 once the sidecar has started; never waits for the user function.
+    pub const STARTUP: &str = "/startup";
+}
+
+/// Exit codes that the launcher understands from the proxy.
+pub mod exit {
+    /// Wrong command line.
+    pub const USAGE: u8 = 64;
+    /// Asks for a fresh start, e.g. since the user function describes other entities now.
+    pub const RESTART: u8 = 75;
+    /// Configuration or user function refused: starting again without a change cannot help.
+    /// The reason stands in the termination file as a [`super::NotReady`] in JSON.
+    pub const CONFIG: u8 = 78;
+}
+
+/// Why calls are not served: the body of a 503 from [`probe::READY`], and the last words of a proxy
+/// that leaves with [`exit::CONFIG`]. The operator shows it in the condition `Ready`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotReady {
+    /// One of the reasons of `docs/conditions.md`, such as [`reason::USER_FUNCTION_UNREACHABLE`].
+    pub reason: String,
+    /// What is wrong with which object, field and value, and what to do, for a person.
+    pub message: String,
+}
+
+/// Reasons in [`NotReady`] that come out of the sidecar.
+pub mod reason {
+    /// The proxy is not up yet, or is being started again.
+    pub const PROXY_STARTING: &str = "ProxyStarting";
+    /// Nothing answers at the user function's address.
+    pub const USER_FUNCTION_UNREACHABLE: &str = "UserFunctionUnreachable";
+    /// The user function answered, and its description cannot be served.
+    pub const USER_FUNCTION_REFUSED: &str = "UserFunctionRefused";
+    /// An environment variable of the sidecar is missing or malformed.
+    pub const CONFIGURATION_REFUSED: &str = "ConfigurationRefused";
+    /// The pod is on its way out.
+    pub const DRAINING: &str = "Draining";
+}
+
+/// Kind of store behind the proxy: the value of [`env::STORE`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// No store: entity types that need one are refused.
+    None,
+    /// A journal in the proxy's memory, gone with the process.
+    InMemory,
+}
+
+impl Store {
+    /// Every store that can be named, for error messages.
+    pub const ALL: [Self; 2] = [Self::None, Self::InMemory];
+
+    /// The value of [`env::STORE`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::InMemory => "in-memory",
+        }
+    }
+
+    /// The store of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|store| store.as_str() == name)
+    }
+}

@@ -1,0 +1,7 @@
+//! The resources of `cloudstate.io/v1alpha1`, and the contract of names between operator,
+//! launcher and proxy.
+//!
+//! Without the feature `crd` only [`contract`] is left, which needs nothing but serde: the sidecar's
+//! binaries are built that way and stay free of Kubernetes types.
+
+pub mod contract;

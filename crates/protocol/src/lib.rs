@@ -1,0 +1,1 @@
+//! The Cloudstate protocol as generated Rust.

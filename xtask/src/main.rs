@@ -1,0 +1,3 @@
+//! Every command that we run: `cargo xtask --help`.
+
+fn main() {}
