@@ -1,0 +1,33 @@
+//! The command line of `cargo xtask`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Every command that we run.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", disable_help_subcommand = true)]
+pub struct Flags {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a Kubernetes on this machine with the operator and the sample in it, and call the sample
+    Up(Up),
+    /// Stop that Kubernetes and leave nothing of it behind, except for the cache
+    Down,
+}
+
+/// Flags of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Use the cluster that this kubeconfig names, instead of starting one
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Push the images to this registry, such as `registry.example.com/team`
+    #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
+    pub registry: Option<String>,
+}
