@@ -19,6 +19,14 @@ pub enum Command {
     Up(Up),
     /// Stop that Kubernetes and leave nothing of it behind, except for the cache
     Down,
+    /// Format, lints, tidy, every test of the workspace, then the end-to-end scenarios
+    Test,
+    /// Check the dependency arrows, and what else the compiler does not hold together
+    Tidy,
+    /// Write every generated file again
+    Codegen,
+    /// Run the end-to-end scenarios on the cluster, which is started when it does not run
+    E2e(E2e),
 }
 
 /// Flags of `up`.
@@ -30,4 +38,12 @@ pub struct Up {
     /// Push the images to this registry, such as `registry.example.com/team`
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub registry: Option<String>,
+}
+
+/// Flags of `e2e`.
+#[derive(Debug, Args)]
+pub struct E2e {
+    /// Run only scenarios whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
 }
