@@ -183,8 +183,8 @@ fn built_from(room: &Room, packages: &BTreeSet<String>) -> Vec<String> {
 }
 
 /// Names of everything that the package is built from.
-fn tree_of(root: &Path, room: &Room) -> anyhow::Result<BTreeSet<String>> {
-    let mut command = cargo(root);
+fn tree_of(folder: &Path, room: &Room) -> anyhow::Result<BTreeSet<String>> {
+    let mut command = cargo(folder);
     command.args(["tree", "--locked", "--edges=normal", "--prefix=none", "--format={p}"]);
     command.args(["--package", room.name]);
     if !room.default_features {
