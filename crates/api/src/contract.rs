@@ -30,6 +30,12 @@ pub mod label {
     pub const MANAGED_BY_VALUE: &str = "cloudstate.io";
 }
 
+/// Annotations on the objects that a StatefulService becomes.
+pub mod annotation {
+    /// Hash of the object as it was last applied: tells when a field is set no more.
+    pub const APPLIED_HASH: &str = "cloudstate.io/applied-hash";
+}
+
 /// Names of the containers in a pod of a StatefulService.
 pub mod container {
     /// The user function, whatever name the user gave it.
@@ -161,6 +167,8 @@ pub mod reason {
     pub const USER_FUNCTION_REFUSED: &str = "UserFunctionRefused";
     /// An environment variable of the sidecar is missing or malformed.
     pub const CONFIGURATION_REFUSED: &str = "ConfigurationRefused";
+    /// The proxy ended more often than its restart budget allows, or could not be started.
+    pub const PROXY_CRASHED: &str = "ProxyCrashed";
     /// The pod is on its way out.
     pub const DRAINING: &str = "Draining";
 }

@@ -5,3 +5,19 @@
 //! binaries are built that way and stay free of Kubernetes types.
 
 pub mod contract;
+
+#[cfg(feature = "crd")]
+pub mod condition;
+#[cfg(feature = "crd")]
+mod schema;
+#[cfg(feature = "crd")]
+pub mod stateful_service;
+#[cfg(feature = "crd")]
+pub mod stateful_store;
+
+#[cfg(feature = "crd")]
+pub use stateful_service::{
+    BoundStore, Datastore, StatefulService, StatefulServiceSpec, StatefulServiceStatus,
+};
+#[cfg(feature = "crd")]
+pub use stateful_store::{StatefulStore, StatefulStoreSpec, StatefulStoreStatus};

@@ -1,0 +1,81 @@
+//! Schemas for the Kubernetes types that our resources embed.
+//!
+//! Their own texts are left out: with them one resource definition would outgrow the annotation that
+//! client-side `kubectl apply` keeps it in (262,144 bytes).
+
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+
+/// More containers than this in one pod are a mistake.
+pub(crate) const CONTAINERS_MAX: u32 = 16;
+
+/// Containers as in a pod, except that the name may be missing and the image may not.
+pub(crate) fn containers(generator: &mut SchemaGenerator) -> Schema {
+    let mut container = embedded::<Container>(generator);
+    container.insert("required".to_owned(), json!(["image"]));
+    if let Some(Value::Object(image)) =
+        container.get_mut("properties").and_then(|properties| properties.get_mut("image"))
+    {
+        image.remove("nullable");
+        image.insert("type".to_owned(), json!("string"));
+        image.insert("minLength".to_owned(), json!(1));
+    }
+    list_of(container, Some(CONTAINERS_MAX))
+}
+
+/// Volumes as in a pod.
+pub(crate) fn volumes(generator: &mut SchemaGenerator) -> Schema {
+    list_of(embedded::<Volume>(generator), None)
+}
+
+/// Tolerations as in a pod.
+pub(crate) fn tolerations(generator: &mut SchemaGenerator) -> Schema {
+    list_of(embedded::<Toleration>(generator), None)
+}
+
+/// Resources as of a container.
+pub(crate) fn resources(generator: &mut SchemaGenerator) -> Schema {
+    embedded::<ResourceRequirements>(generator).into()
+}
+
+/// An object of any content.
+pub(crate) fn free_object(_: &mut SchemaGenerator) -> Schema {
+    object(json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })).into()
+}
+
+fn list_of(item: Map<String, Value>, items_max: Option<u32>) -> Schema {
+    let mut list = object(json!({ "type": "array", "items": item }));
+    if let Some(items_max) = items_max {
+        list.insert("minItems".to_owned(), json!(1));
+        list.insert("maxItems".to_owned(), json!(items_max));
+    }
+    list.into()
+}
+
+fn embedded<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
+    let mut schema = generator.subschema_for::<T>().to_value();
+    strip_descriptions(&mut schema);
+    object(schema)
+}
+
+fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(map) => map,
+        other => unreachable!("a Kubernetes object has an object for a schema, not {other}"),
+    }
+}
+
+fn strip_descriptions(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            // A property of that name would have an object here, not a text.
+            if map.get("description").is_some_and(Value::is_string) {
+                map.remove("description");
+            }
+            map.values_mut().for_each(strip_descriptions);
+        }
+        Value::Array(items) => items.iter_mut().for_each(strip_descriptions),
+        _ => {}
+    }
+}

@@ -1,0 +1,185 @@
+//! `StatefulService`: a user function, and what it needs to be served.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::schema;
+
+/// A stateful service: the user function's container, and how it is to be run beside its proxy.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "cloudstate.io",
+    version = "v1alpha1",
+    kind = "StatefulService",
+    plural = "statefulservices",
+    shortname = "ess",
+    shortname = "csvc",
+    category = "cloudstate",
+    namespaced,
+    status = "StatefulServiceStatus",
+    derive = "PartialEq",
+    doc = "A stateful service: a user function, and how it is to be run beside its proxy.",
+    scale(
+        spec_replicas_path = ".spec.replicas",
+        status_replicas_path = ".status.replicas",
+        label_selector_path = ".status.selector"
+    ),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Store", type_ = "string", json_path = ".status.store.name"),
+    printcolumn(name = "Replicas", type_ = "integer", json_path = ".status.replicas"),
+    printcolumn(name = "Summary", type_ = "string", json_path = ".status.summary"),
+    printcolumn(
+        name = "Image",
+        type_ = "string",
+        json_path = ".spec.containers[0].image",
+        priority = 1
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new(
+        "self.metadata.name.matches('^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$')"
+    )
+    .message(
+        "metadata.name becomes the name of a Service: use at most 63 lower-case letters, digits and '-', with a letter first and no '-' at the end"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StatefulServiceSpec {
+    /// The user function's container comes first; its name is ignored. The port it is called on is
+    /// the first one it declares, or 8080, and is told to it in the environment variable `PORT`.
+    /// Further containers are run beside it.
+    #[schemars(schema_with = "schema::containers")]
+    pub containers: Vec<Container>,
+
+    /// The store for entities that need one. Without it there is no store, and a user function with
+    /// such entities is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub datastore: Option<Datastore>,
+
+    /// How many pods to run. A store of type `InMemory` allows no more than one.
+    #[serde(default = "default_replicas")]
+    #[schemars(range(min = 0))]
+    pub replicas: i32,
+
+    /// The service account of the pods; the namespace's default one if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service_account_name: Option<String>,
+
+    /// Volumes of the pods.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::volumes")]
+    pub volumes: Vec<Volume>,
+
+    /// Resources of the sidecar, in place of the default as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::resources")]
+    pub sidecar_resources: Option<ResourceRequirements>,
+
+    /// Memory for the entities that a sidecar keeps at hand, e.g. `256m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar_jvm_memory: Option<String>,
+
+    /// Labels that a node must have to run the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+
+    /// Taints of nodes that the pods tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::tolerations")]
+    pub tolerations: Vec<Toleration>,
+
+    /// Seconds that a pod gets for a clean end; Kubernetes gives 30 if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub termination_grace_period_seconds: Option<i64>,
+}
+
+/// The store that a service uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Datastore {
+    /// Name of a StatefulStore in the same namespace.
+    #[schemars(length(min = 1))]
+    pub name: String,
+
+    /// What this service asks of the store, depending on the store's type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::free_object")]
+    pub config: Option<Map<String, Value>>,
+}
+
+/// What the operator knows about a service.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatefulServiceStatus {
+    /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// Pods that exist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
+
+    /// Pods that serve calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
+
+    /// Selector of the pods, for autoscalers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub selector: Option<String>,
+
+    /// `Ready`, or the reason why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+
+    /// The store in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<BoundStore>,
+}
+
+/// The store that a service was bound to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct BoundStore {
+    /// Name of the StatefulStore.
+    pub name: String,
+    /// Its type.
+    #[serde(rename = "type")]
+    pub kind: String,
+}
+
+/// The schema's default, so that the scale subresource always finds a number.
+fn default_replicas() -> i32 {
+    1
+}
+
+impl Default for StatefulServiceSpec {
+    /// As the API server would fill in an empty spec.
+    fn default() -> Self {
+        Self {
+            containers: Vec::new(),
+            datastore: None,
+            replicas: default_replicas(),
+            service_account_name: None,
+            volumes: Vec::new(),
+            sidecar_resources: None,
+            sidecar_jvm_memory: None,
+            node_selector: BTreeMap::new(),
+            tolerations: Vec::new(),
+            termination_grace_period_seconds: None,
+        }
+    }
+}

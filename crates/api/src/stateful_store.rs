@@ -1,0 +1,68 @@
+//! `StatefulStore`: where stateful services of a namespace keep their state.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::schema;
+
+/// A store for the stateful services of its namespace.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[kube(
+    group = "cloudstate.io",
+    version = "v1alpha1",
+    kind = "StatefulStore",
+    plural = "statefulstores",
+    shortname = "cstore",
+    category = "cloudstate",
+    namespaced,
+    status = "StatefulStoreStatus",
+    derive = "PartialEq",
+    doc = "A store for the stateful services of its namespace.",
+    printcolumn(name = "Type", type_ = "string", json_path = ".spec.type"),
+    printcolumn(
+        name = "Ready",
+        type_ = "string",
+        json_path = r#".status.conditions[?(@.type=="Ready")].status"#
+    ),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+pub struct StatefulStoreSpec {
+    /// `InMemory`: state lives in the proxy's memory and is gone with it. Another type is taken in,
+    /// and refused in the condition `StatefulStoreValid`.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+
+    /// How the store is run; of no meaning for `InMemory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment: Option<String>,
+
+    /// How the store is reached; of no meaning for `InMemory`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::free_object")]
+    pub config: Option<Map<String, Value>>,
+}
+
+/// What the operator knows about a store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StatefulStoreStatus {
+    /// `Ready` and `StatefulStoreValid`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+
+    /// The generation of the spec that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// The type in effect.
+    #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+
+    /// `Ready`, or the reason why not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub summary: Option<String>,
+}

@@ -1,0 +1,118 @@
+//! Why a service or a store cannot be used: which object, which field, which value, what to do.
+
+use api::condition::reason;
+
+use crate::store;
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The named store is not there.
+    #[error(
+        "spec.datastore.name is {store:?}, and namespace {namespace:?} has no StatefulStore of that name: create it, or name one that exists"
+    )]
+    StoreNotFound {
+        /// Name of the store.
+        store: String,
+        /// Where it was looked for.
+        namespace: String,
+    },
+    /// The store has no type.
+    #[error("StatefulStore {store:?} has no spec.type: set it to one of {}", store::supported())]
+    StoreTypeUnspecified {
+        /// Name of the store.
+        store: String,
+    },
+    /// The store has a type that we have not.
+    #[error(
+        "StatefulStore {store:?} has spec.type {value:?}, which is not known: set it to one of {}",
+        store::supported()
+    )]
+    StoreTypeUnknown {
+        /// Name of the store.
+        store: String,
+        /// What its type is.
+        value: String,
+    },
+    /// There is no user function.
+    #[error("spec.containers is empty: give it one container with the user function's image")]
+    NoContainers,
+    /// A container without image.
+    #[error("spec.containers[{index}].image is empty: set it to an image")]
+    NoImage {
+        /// Which container.
+        index: usize,
+    },
+    /// A container beside the user function has no name.
+    #[error(
+        "spec.containers[{index}].name is empty: only the first container, the user function, may leave it out"
+    )]
+    NoContainerName {
+        /// Which container.
+        index: usize,
+    },
+    /// A container beside the user function has a name that is taken.
+    #[error(
+        "spec.containers[{index}].name is {name:?}, which another container of the pod has: choose another name"
+    )]
+    ContainerNameTaken {
+        /// Which container.
+        index: usize,
+        /// Its name.
+        name: String,
+    },
+    /// The user function's port cannot be one.
+    #[error(
+        "spec.containers[0].ports[0].containerPort is {value}, which is no port: set it to 1 to 65535"
+    )]
+    PortOutOfRange {
+        /// What was given.
+        value: i32,
+    },
+    /// A container listens where the sidecar does.
+    #[error(
+        "spec.containers[{index}].ports[{port_index}].containerPort is {value}, where the sidecar listens: choose another port"
+    )]
+    PortTaken {
+        /// Which container.
+        index: usize,
+        /// Which of its ports.
+        port_index: usize,
+        /// What was given.
+        value: i32,
+    },
+}
+
+impl Problem {
+    /// The word for conditions and events.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::StoreNotFound { .. } => reason::STATEFUL_STORE_NOT_FOUND,
+            Self::StoreTypeUnspecified { .. } => reason::UNSPECIFIED_STORE_TYPE,
+            Self::StoreTypeUnknown { .. } => reason::UNKNOWN_STORE_TYPE,
+            _ => reason::BAD_CONFIGURATION,
+        }
+    }
+
+    /// Whether it is the store that is wrong, and not the service's own spec.
+    pub fn is_about_the_store(&self) -> bool {
+        matches!(
+            self,
+            Self::StoreNotFound { .. }
+                | Self::StoreTypeUnspecified { .. }
+                | Self::StoreTypeUnknown { .. }
+        )
+    }
+}
+
+/// Everything that is wrong; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+pub struct Problems(pub(crate) Vec<Problem>);
+
+impl Problems {
+    /// The problems in the order of the spec's fields.
+    pub fn iter(&self) -> impl Iterator<Item = &Problem> {
+        self.0.iter()
+    }
+}

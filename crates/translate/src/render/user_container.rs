@@ -1,0 +1,83 @@
+//! The containers that the user brings.
+
+use api::contract::{container, env, port};
+use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, VolumeMount};
+
+use super::pull_policy;
+use crate::Plan;
+
+/// Scratch space for logs of the user function.
+pub(super) const LOG_VOLUME: &str = "varlog";
+const LOG_PATH: &str = "/var/log";
+
+pub(super) fn user_function(plan: &Plan) -> Container {
+    let mut user = extra(plan.user.clone());
+    container::USER.clone_into(&mut user.name);
+    user.ports = Some(ports(plan));
+    user.env = Some(environment(plan));
+    user.stdin = Some(false);
+    user.tty = Some(false);
+    if mounts_our_log_volume(plan) {
+        user.volume_mounts.get_or_insert_default().push(VolumeMount {
+            name: LOG_VOLUME.to_owned(),
+            mount_path: LOG_PATH.to_owned(),
+            ..VolumeMount::default()
+        });
+    }
+    user
+}
+
+/// Fills in what any container of the user gets.
+pub(super) fn extra(mut given: Container) -> Container {
+    let image = given.image.as_deref().unwrap_or_default();
+    given.image_pull_policy.get_or_insert_with(|| pull_policy(image));
+    given.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".to_owned());
+    given.env = given.env.map(without_repeats);
+    for port in given.ports.iter_mut().flatten() {
+        // Server-side apply merges ports by number and protocol, so both have to be there.
+        port.protocol.get_or_insert_with(|| "TCP".to_owned());
+    }
+    given
+}
+
+/// Whether `/var/log` is ours to mount.
+pub(super) fn mounts_our_log_volume(plan: &Plan) -> bool {
+    let mounts = plan.user.volume_mounts.iter().flatten();
+    mounts.into_iter().all(|mount| mount.mount_path.trim_end_matches('/') != LOG_PATH)
+}
+
+/// The user function's port under our name, then the others as given.
+fn ports(plan: &Plan) -> Vec<ContainerPort> {
+    let first = ContainerPort {
+        name: Some(port::USER_NAME.to_owned()),
+        container_port: i32::from(plan.port),
+        protocol: Some("TCP".to_owned()),
+        ..ContainerPort::default()
+    };
+    let others = extra(plan.user.clone()).ports.into_iter().flatten().skip(1);
+    let is_another = |port: &ContainerPort| {
+        (port.container_port, &port.protocol) != (first.container_port, &first.protocol)
+    };
+    let others = others.filter(is_another).collect::<Vec<_>>();
+    std::iter::once(first).chain(others).collect()
+}
+
+/// `PORT`, which is ours, then the user's variables, which may refer to it as `$(PORT)`.
+fn environment(plan: &Plan) -> Vec<EnvVar> {
+    let ours =
+        EnvVar { name: env::PORT.to_owned(), value: Some(plan.port.to_string()), value_from: None };
+    let given = plan.user.env.iter().flatten();
+    let others = given.filter(|variable| variable.name != env::PORT).cloned();
+    std::iter::once(ours).chain(without_repeats(others.collect())).collect()
+}
+
+/// Keeps the last variable of each name, as a process would see it. Server-side apply merges
+/// variables by name and refuses two of one.
+fn without_repeats(variables: Vec<EnvVar>) -> Vec<EnvVar> {
+    let mut kept: Vec<EnvVar> = Vec::with_capacity(variables.len());
+    for variable in variables {
+        kept.retain(|earlier| earlier.name != variable.name);
+        kept.push(variable);
+    }
+    kept
+}
