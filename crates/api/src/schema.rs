@@ -21,17 +21,17 @@ pub(crate) fn containers(generator: &mut SchemaGenerator) -> Schema {
         image.insert("type".to_owned(), json!("string"));
         image.insert("minLength".to_owned(), json!(1));
     }
-    list_of(container, Some(CONTAINERS_MAX))
+    list_of(&container, Some(CONTAINERS_MAX))
 }
 
 /// Volumes as in a pod.
 pub(crate) fn volumes(generator: &mut SchemaGenerator) -> Schema {
-    list_of(embedded::<Volume>(generator), None)
+    list_of(&embedded::<Volume>(generator), None)
 }
 
 /// Tolerations as in a pod.
 pub(crate) fn tolerations(generator: &mut SchemaGenerator) -> Schema {
-    list_of(embedded::<Toleration>(generator), None)
+    list_of(&embedded::<Toleration>(generator), None)
 }
 
 /// Resources as of a container.
@@ -44,7 +44,7 @@ pub(crate) fn free_object(_: &mut SchemaGenerator) -> Schema {
     object(json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })).into()
 }
 
-fn list_of(item: Map<String, Value>, items_max: Option<u32>) -> Schema {
+fn list_of(item: &Map<String, Value>, items_max: Option<u32>) -> Schema {
     let mut list = object(json!({ "type": "array", "items": item }));
     if let Some(items_max) = items_max {
         list.insert("minItems".to_owned(), json!(1));

@@ -1,17 +1,23 @@
 //! `StatefulService`: a user function, and what it needs to be served.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column has a type of its own, which the lint takes for one attribute"
+)]
+
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::schema;
 
 /// A stateful service: the user function's container, and how it is to be run beside its proxy.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
 #[kube(
     group = "cloudstate.io",
     version = "v1alpha1",
@@ -103,7 +109,7 @@ pub struct StatefulServiceSpec {
 }
 
 /// The store that a service uses.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Datastore {
     /// Name of a StatefulStore in the same namespace.
@@ -117,7 +123,7 @@ pub struct Datastore {
 }
 
 /// What the operator knows about a service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulServiceStatus {
     /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`.
@@ -151,7 +157,7 @@ pub struct StatefulServiceStatus {
 }
 
 /// The store that a service was bound to.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BoundStore {
     /// Name of the StatefulStore.

@@ -1,14 +1,22 @@
 //! `StatefulStore`: where stateful services of a namespace keep their state.
 
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printer column has a type of its own, which the lint takes for one attribute"
+)]
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::schema;
 
 /// A store for the stateful services of its namespace.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, CustomResource, KubeSchema)]
+#[derive(
+    Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, CustomResource, JsonSchema,
+)]
 #[kube(
     group = "cloudstate.io",
     version = "v1alpha1",
@@ -46,7 +54,7 @@ pub struct StatefulStoreSpec {
 }
 
 /// What the operator knows about a store.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreStatus {
     /// `Ready` and `StatefulStoreValid`.

@@ -64,18 +64,18 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
     let memory = plan.sidecar_jvm_memory.as_deref().unwrap_or(JVM_MEMORY_DEFAULT);
     let mut variables = vec![
         plain(env::STORE, store(plan).as_str()),
-        plain(env::HTTP_PORT, port::PROXY),
-        plain(env::METRICS_PORT, port::METRICS),
-        plain(env::USER_FUNCTION_PORT, plan.port),
-        plain(env::REMOTING_PORT, port::REMOTING),
-        plain(env::MANAGEMENT_PORT, port::MANAGEMENT),
+        plain(env::HTTP_PORT, &port::PROXY),
+        plain(env::METRICS_PORT, &port::METRICS),
+        plain(env::USER_FUNCTION_PORT, &plan.port),
+        plain(env::REMOTING_PORT, &port::REMOTING),
+        plain(env::MANAGEMENT_PORT, &port::MANAGEMENT),
         plain(env::SELECTOR_LABEL_VALUE, &plan.name),
-        plain(env::SELECTOR_LABEL, label::STATEFUL_SERVICE),
-        plain(env::REQUIRED_CONTACT_POINT_NR, 1),
-        plain(env::JAVA_OPTS, format!("-Xms{memory} -Xmx{memory}")),
+        plain(env::SELECTOR_LABEL, &label::STATEFUL_SERVICE),
+        plain(env::REQUIRED_CONTACT_POINT_NR, &1),
+        plain(env::JAVA_OPTS, &format!("-Xms{memory} -Xmx{memory}")),
     ];
     if let Some(memory) = &plan.sidecar_jvm_memory {
-        variables.push(plain(env::SIDECAR_JVM_MEMORY, memory));
+        variables.push(plain(env::SIDECAR_JVM_MEMORY, &memory));
     }
     if let Some(seconds) = plan.termination_grace_period_seconds {
         variables.push(plain(env::TERMINATION_GRACE_PERIOD_SECONDS, seconds));
@@ -97,7 +97,7 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
     variables
 }
 
-fn plain(name: &str, value: impl ToString) -> EnvVar {
+fn plain(name: &str, value: &(impl ToString + ?Sized)) -> EnvVar {
     EnvVar { name: name.to_owned(), value: Some(value.to_string()), ..EnvVar::default() }
 }
 
