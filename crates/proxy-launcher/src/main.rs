@@ -1,3 +1,157 @@
-//! Placeholder until the first real main.
+//! The sidecar's entrypoint: reads command line and environment, then supervises the proxy.
 
-fn main() {}
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write as _},
+    process::ExitCode,
+};
+
+use api::contract::{NotReady, exit, reason};
+use proxy_launcher::{
+    cli::{self, Invocation, Verb},
+    command::{self, ProxyCommand},
+    config::{self, Loaded, Problems},
+    exit::OS_ERROR,
+    supervise, termination,
+};
+use tracing::{debug, error, info, level_filters::LevelFilter, warn};
+
+fn main() -> ExitCode {
+    let invocation = match cli::parse(std::env::args_os().skip(1)) {
+        Ok(invocation) => invocation,
+        Err(error) => {
+            start_log(LevelFilter::INFO);
+            error!(%error, "command line refused");
+            leave_words(&error.to_string());
+            return exit::USAGE.into();
+        }
+    };
+    match invocation.verb {
+        Verb::Run => run(invocation).into(),
+        Verb::Check => check(invocation).into(),
+        Verb::Version => {
+            say(&format!("proxy-launcher {}", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(invocation: Invocation) -> u8 {
+    let loaded = match config::load(config::process_environment()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            start_log(LevelFilter::INFO);
+            for problem in &problems.0 {
+                error!(%problem, "configuration refused");
+            }
+            leave_words(&problems.to_string());
+            return exit::CONFIG;
+        }
+    };
+    start_log(loaded.config.log_level);
+    log_settings(&loaded);
+    let proxy = ProxyCommand::new(&loaded, invocation.proxy_args);
+    // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!(%error, "failed to start the event loop");
+            return OS_ERROR;
+        }
+    };
+    match runtime.block_on(supervise::run(&loaded.config, &proxy)) {
+        Ok(code) => {
+            info!(code, "launcher leaves");
+            code
+        }
+        Err(error) => {
+            error!(error = %Chain(&error), "launcher cannot start");
+            leave_words(&Chain(&error).to_string());
+            error.exit_code()
+        }
+    }
+}
+
+fn check(invocation: Invocation) -> u8 {
+    let loaded = match config::load(config::process_environment()) {
+        Ok(loaded) => loaded,
+        Err(Problems(problems)) => {
+            problems.iter().for_each(|problem| say(&format!("error: {problem}")));
+            return exit::CONFIG;
+        }
+    };
+    loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    if let Some(problem) = command::problem_with_program(&loaded.config) {
+        say(&format!("error: {problem}"));
+        return exit::CONFIG;
+    }
+    let proxy = ProxyCommand::new(&loaded, invocation.proxy_args);
+    say(&format!("ok: would start {:?} with {:?}", proxy.program, proxy.args));
+    0
+}
+
+fn log_settings(loaded: &Loaded) {
+    for warning in &loaded.warnings {
+        warn!(warning, "odd setting");
+    }
+    let config = &loaded.config;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        command = %config.command.display(),
+        pod = config.pod.name,
+        namespace = config.pod.namespace,
+        http_port = config.ports.traffic,
+        user_function = %format_args!("{}:{}", config.user_function_host, config.ports.user_function),
+        management_port = config.ports.management,
+        admin_port = config.ports.admin,
+        store = config.store.map(api::contract::Store::as_str),
+        memory_limit = config.memory_limit,
+        grace = ?config.drain.grace,
+        "launcher starts",
+    );
+}
+
+fn start_log(level: LevelFilter) {
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false)
+        .with_span_list(false)
+        .with_max_level(level)
+        .with_writer(io::stderr)
+        .init();
+}
+
+fn leave_words(message: &str) {
+    let Some(path) = config::termination_path(config::process_environment()) else { return };
+    let reason = reason::CONFIGURATION_REFUSED.to_owned();
+    let words = NotReady { reason, message: message.to_owned() };
+    let left =
+        termination::clear(&path).and_then(|()| termination::write_if_empty(&path, &words));
+    if let Err(error) = left {
+        debug!(path = %path.display(), %error, "failed to leave last words");
+    }
+}
+
+/// Prints a line; a closed pipe is the reader's wish.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// An error with its causes.
+struct Chain<'a>(&'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            f.write_str(": ")?;
+            write!(f, "{error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,323 @@
+//! The only reader of the environment: everything else receives a [`Config`].
+//!
+//! Every variable stays the string that it is until a typed value is made of it, so a password `007`
+//! remains one. All problems are reported together. What is not ours goes on to the proxy untouched,
+//! also when it is not UTF-8.
+
+mod problem;
+mod reader;
+mod value;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    num::{NonZeroU16, NonZeroU64},
+    path::PathBuf,
+    time::Duration,
+};
+
+use api::contract::{self, Store, env, port};
+use tracing::level_filters::LevelFilter;
+
+pub use self::problem::{Kind, Problem, Problems};
+use self::reader::Reader;
+
+/// Prefix of the variables that only the launcher reads; none of them reaches the proxy.
+pub const PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
+
+const COMMAND: &str = "CLOUDSTATE_LAUNCHER_COMMAND";
+const ADMIN_PORT: &str = "CLOUDSTATE_LAUNCHER_ADMIN_PORT";
+const ADMIN_BIND: &str = "CLOUDSTATE_LAUNCHER_ADMIN_BIND";
+const BACKOFF_INITIAL: &str = "CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL";
+const BACKOFF_MAX: &str = "CLOUDSTATE_LAUNCHER_BACKOFF_MAX";
+const STABLE_AFTER: &str = "CLOUDSTATE_LAUNCHER_STABLE_AFTER";
+const BUDGET: &str = "CLOUDSTATE_LAUNCHER_BUDGET";
+const BUDGET_WINDOW: &str = "CLOUDSTATE_LAUNCHER_BUDGET_WINDOW";
+const START_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_START_TIMEOUT";
+const DRAIN_PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
+const DRAIN_KILL_MARGIN: &str = "CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN";
+const LOG_LEVEL: &str = "CLOUDSTATE_LAUNCHER_LOG_LEVEL";
+
+/// Heap settings are meant for a JVM. They are the launcher's to translate, and confuse a native proxy.
+const HEAP_VARIABLES: [&str; 3] = [env::JAVA_OPTS, env::SIDECAR_JVM_MEMORY, "_JAVA_OPTIONS"];
+
+/// Everything that the launcher can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Ports of the pod.
+    pub ports: Ports,
+    /// Host that the user function listens on.
+    pub user_function_host: String,
+    /// Address that the probes are answered on.
+    pub admin_bind: IpAddr,
+    /// Which pod this is, as far as it was said.
+    pub pod: Pod,
+    /// Memory limit of the container in bytes.
+    pub memory_limit: Option<NonZeroU64>,
+    /// Kind of store behind the proxy.
+    pub store: Option<Store>,
+    /// The proxy's program.
+    pub command: PathBuf,
+    /// When the proxy is started again, and when no more.
+    pub supervise: Supervise,
+    /// How the proxy is stopped.
+    pub drain: Drain,
+    /// How much is logged.
+    pub log_level: LevelFilter,
+    /// File for last words; none when the variable is set to nothing.
+    pub termination_path: Option<PathBuf>,
+}
+
+/// The TCP ports of the pod; no two are equal.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "contract::port describes each")]
+pub struct Ports {
+    pub traffic: NonZeroU16,
+    pub user_function: NonZeroU16,
+    pub metrics: NonZeroU16,
+    pub remoting: NonZeroU16,
+    pub management: NonZeroU16,
+    pub admin: NonZeroU16,
+}
+
+/// The pod's own names, for the log.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct Pod {
+    pub name: Option<String>,
+    pub namespace: Option<String>,
+    pub ip: Option<IpAddr>,
+}
+
+/// When the proxy is started again after an end that nobody asked for.
+#[derive(Clone, Debug)]
+pub struct Supervise {
+    /// Pause before the first restart; doubles with each further one.
+    pub backoff_initial: Duration,
+    /// Longest pause.
+    pub backoff_max: Duration,
+    /// Time in service after which the pause starts from the beginning.
+    pub stable_after: Duration,
+    /// How many ends within [`Self::budget_window`] are answered with a restart.
+    pub budget: u32,
+    /// How long an end counts.
+    pub budget_window: Duration,
+    /// How long a started proxy may stay silent; zero is for ever.
+    pub start_timeout: Duration,
+}
+
+/// How the proxy is stopped.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    /// The pod's grace period.
+    pub grace: Duration,
+    /// How long calls are served on after readiness has gone, so that nobody is sent here any more.
+    pub pre_delay: Duration,
+    /// What is left of the grace period when the proxy is killed.
+    pub kill_margin: Duration,
+}
+
+/// What came out of an environment.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What was odd and did no harm.
+    pub warnings: Vec<String>,
+    /// The proxy's environment.
+    pub proxy_environment: BTreeMap<OsString, OsString>,
+}
+
+/// The process's environment.
+pub fn process_environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+}
+
+/// Where last words go; told apart from [`load`] since it must be known when that fails.
+pub fn termination_path(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Option<PathBuf> {
+    let value = environment.into_iter().find(|(name, _)| name == env::TERMINATION_PATH);
+    let path = value.map_or_else(|| contract::TERMINATION_PATH.into(), |(_, value)| value);
+    if path.is_empty() { None } else { Some(path.into()) }
+}
+
+/// Reads an environment.
+///
+/// # Errors
+/// [`Problems`] with every value that cannot be used or contradicts another.
+pub fn load(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Loaded, Problems> {
+    let environment: Vec<_> = environment.into_iter().collect();
+    let termination_path = termination_path(environment.iter().cloned());
+    let mut reader = Reader::new(environment);
+
+    let ports = read_ports(&mut reader);
+    let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
+    let pod = Pod {
+        name: reader.read_optional(env::POD_NAME, value::text),
+        namespace: reader.read_optional(env::POD_NAMESPACE, value::text),
+        ip: reader.read_optional(env::POD_IP, value::address),
+    };
+    // A pod with an IPv6 address may have no other; `::` listens on both kinds.
+    let everywhere = match pod.ip {
+        Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
+        _ => IpAddr::from(Ipv4Addr::UNSPECIFIED),
+    };
+    let config = Config {
+        admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
+        memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
+        store: reader.read_optional(env::STORE, value::store),
+        command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
+        supervise: read_supervise(&mut reader),
+        drain: read_drain(&mut reader),
+        log_level: reader.read(LOG_LEVEL, "info", value::level),
+        ports,
+        user_function_host,
+        pod,
+        termination_path,
+    };
+    check_port_conflicts(&config, &mut reader);
+    reader.warn_of_unknown(PREFIX);
+
+    let (rest, warnings, problems) = reader.finish();
+    if problems.is_empty() {
+        let proxy_environment = for_proxy(rest, &config);
+        Ok(Loaded { config, warnings, proxy_environment })
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+fn read_ports(reader: &mut Reader) -> Ports {
+    let fallback = reader.read_optional_port(env::PORT);
+    let user_function = reader.read_optional_port(env::USER_FUNCTION_PORT);
+    if let (Some(fallback), Some(port)) = (fallback, user_function)
+        && fallback != port
+    {
+        let (fallback_name, name) = (env::PORT, env::USER_FUNCTION_PORT);
+        reader.warn(format!("{name} is {port} and {fallback_name} is {fallback}: {name} is used"));
+    }
+    let user_default = NonZeroU16::new(port::USER_DEFAULT).expect("a port is not zero");
+    Ports {
+        traffic: reader.read_port(env::HTTP_PORT, port::PROXY),
+        user_function: user_function.or(fallback).unwrap_or(user_default),
+        metrics: reader.read_port(env::METRICS_PORT, port::METRICS),
+        remoting: reader.read_port(env::REMOTING_PORT, port::REMOTING),
+        management: reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT),
+        admin: reader.read_port(ADMIN_PORT, port::ADMIN),
+    }
+}
+
+fn read_supervise(reader: &mut Reader) -> Supervise {
+    let supervise = Supervise {
+        backoff_initial: reader.read(BACKOFF_INITIAL, "500ms", value::pause),
+        backoff_max: reader.read(BACKOFF_MAX, "30s", value::pause),
+        stable_after: reader.read(STABLE_AFTER, "60s", value::duration),
+        budget: reader.read(BUDGET, "5", value::count),
+        budget_window: reader.read(BUDGET_WINDOW, "10m", value::pause),
+        start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
+    };
+    let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);
+    if sound && supervise.backoff_initial > supervise.backoff_max {
+        reader.add(Problem {
+            kind: Kind::RangeConflict,
+            variable: BACKOFF_INITIAL.to_owned(),
+            value: format!("{:?}", supervise.backoff_initial),
+            expected: format!("at most {BACKOFF_MAX}, which is {:?}", supervise.backoff_max),
+            hint: "lower the first or raise the second".to_owned(),
+        });
+    }
+    supervise
+}
+
+fn read_drain(reader: &mut Reader) -> Drain {
+    /// Below this there is no time to give away.
+    const GRACE_FOR_PRE_DELAY: Duration = Duration::from_secs(4);
+
+    let mut drain = Drain {
+        grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
+        pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
+        kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", value::pause),
+    };
+    let pre_delay_max =
+        if drain.grace < GRACE_FOR_PRE_DELAY { Duration::ZERO } else { drain.grace / 2 };
+    // Only a value that somebody chose can be wrong; the default gives way to a short grace period.
+    if drain.pre_delay > pre_delay_max && reader.shown(DRAIN_PRE_DELAY).is_none() {
+        drain.pre_delay = pre_delay_max;
+    }
+    if drain.pre_delay > pre_delay_max
+        && reader.is_sound(env::TERMINATION_GRACE_PERIOD_SECONDS)
+        && reader.is_sound(DRAIN_PRE_DELAY)
+    {
+        reader.add(Problem {
+            kind: Kind::RangeConflict,
+            variable: DRAIN_PRE_DELAY.to_owned(),
+            value: format!("{:?}", drain.pre_delay),
+            expected: format!(
+                "at most {pre_delay_max:?}: half of {}, which is {:?}, and nothing below {:?}",
+                env::TERMINATION_GRACE_PERIOD_SECONDS,
+                drain.grace,
+                GRACE_FOR_PRE_DELAY,
+            ),
+            hint: "lower the delay, or raise terminationGracePeriodSeconds of the pod".to_owned(),
+        });
+    }
+    drain
+}
+
+/// All containers of a pod share one network, so each port can be had once.
+fn check_port_conflicts(config: &Config, reader: &mut Reader) {
+    let ports = &config.ports;
+    let mut used = vec![
+        (env::HTTP_PORT, ports.traffic),
+        (env::METRICS_PORT, ports.metrics),
+        (env::REMOTING_PORT, ports.remoting),
+        (env::MANAGEMENT_PORT, ports.management),
+        (ADMIN_PORT, ports.admin),
+    ];
+    if is_loopback(&config.user_function_host) {
+        used.push((env::USER_FUNCTION_PORT, ports.user_function));
+    } else {
+        reader.warn(format!(
+            "{} is {:?}, which is not this pod; only meant for development",
+            env::USER_FUNCTION_HOST,
+            config.user_function_host
+        ));
+    }
+    used.retain(|(variable, _)| reader.is_sound(variable));
+    for (index, (second, port)) in used.iter().enumerate() {
+        for (first, _) in used.iter().take(index).filter(|(_, earlier)| earlier == port) {
+            reader.add(Problem {
+                kind: Kind::PortConflict,
+                variable: format!("{first} and {second}"),
+                value: port.to_string(),
+                expected: "two different ports".to_owned(),
+                hint: "give one of them another port".to_owned(),
+            });
+        }
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn for_proxy(
+    mut environment: BTreeMap<OsString, OsString>,
+    config: &Config,
+) -> BTreeMap<OsString, OsString> {
+    environment.retain(|name, _| {
+        !name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+            && !HEAP_VARIABLES.iter().any(|heap| name == heap)
+    });
+    // The proxy need not know the rule with the fallback.
+    let user_port = config.ports.user_function.to_string().into();
+    environment.insert(env::USER_FUNCTION_PORT.into(), user_port);
+    environment
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! Takes variables out of an environment one by one and remembers what was wrong with them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    num::NonZeroU16,
+};
+
+use super::{
+    problem::{Kind, Problem},
+    value::{self, Refusal},
+};
+
+/// Kubernetes injects `<SERVICE>_PORT=tcp://…` for every Service of the namespace.
+const SERVICE_LINK_SCHEMES: [&str; 3] = ["tcp://", "udp://", "sctp://"];
+
+#[derive(Debug)]
+pub(super) struct Reader {
+    environment: BTreeMap<OsString, OsString>,
+    known: BTreeSet<&'static str>,
+    problems: Vec<Problem>,
+    warnings: Vec<String>,
+}
+
+impl Reader {
+    pub(super) fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+        Self {
+            environment: environment.into_iter().collect(),
+            known: BTreeSet::new(),
+            problems: Vec::new(),
+            warnings: Vec::new(),
+        }
+    }
+
+    /// The variable's value, or that of `default` when it is unset or refused.
+    pub(super) fn read<T>(
+        &mut self,
+        variable: &'static str,
+        default: &str,
+        parse: fn(&str) -> Result<T, Refusal>,
+    ) -> T {
+        let hint = format!("set it so, or leave it out for the default {default}");
+        self.take(variable, &hint, parse)
+            .unwrap_or_else(|| parse(default).expect("a default in the code is a valid value"))
+    }
+
+    /// The variable's value, if it is set.
+    pub(super) fn read_optional<T>(
+        &mut self,
+        variable: &'static str,
+        parse: fn(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        self.take(variable, "set it so, or leave it out", parse)
+    }
+
+    /// A port, after values that Kubernetes put there for a Service of that name were dropped.
+    pub(super) fn read_port(&mut self, variable: &'static str, default: u16) -> NonZeroU16 {
+        self.drop_service_link(variable, Some(default));
+        self.read(variable, &default.to_string(), value::port)
+    }
+
+    /// As [`Self::read_port`], without a default.
+    pub(super) fn read_optional_port(&mut self, variable: &'static str) -> Option<NonZeroU16> {
+        self.drop_service_link(variable, None);
+        self.read_optional(variable, value::port)
+    }
+
+    /// The text as it is set; for messages about values that are valid by themselves.
+    pub(super) fn shown(&self, variable: &str) -> Option<String> {
+        self.environment
+            .get(&OsString::from(variable))
+            .map(|value| value.to_string_lossy().into_owned())
+    }
+
+    /// Whether a later check may rely on the variable's value.
+    pub(super) fn is_sound(&self, variable: &str) -> bool {
+        self.problems.iter().all(|problem| problem.variable != variable)
+    }
+
+    pub(super) fn add(&mut self, problem: Problem) {
+        self.problems.push(problem);
+    }
+
+    pub(super) fn warn(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// Warns about every variable with this prefix that nobody asked for: most likely a typing error.
+    pub(super) fn warn_of_unknown(&mut self, prefix: &str) {
+        let known = &self.known;
+        let unknown = self.environment.keys().filter_map(|name| name.to_str()).filter(|name| {
+            name.starts_with(prefix) && !known.contains(name)
+        });
+        let warnings: Vec<_> = unknown
+            .map(|name| format!("{name} is no setting of the launcher and is ignored; see docs/environment.md"))
+            .collect();
+        self.warnings.extend(warnings);
+    }
+
+    /// Environment that is left, warnings, and problems sorted by variable.
+    pub(super) fn finish(mut self) -> (BTreeMap<OsString, OsString>, Vec<String>, Vec<Problem>) {
+        self.problems.sort_by(|a, b| a.variable.cmp(&b.variable));
+        (self.environment, self.warnings, self.problems)
+    }
+
+    fn take<T>(
+        &mut self,
+        variable: &'static str,
+        hint: &str,
+        parse: fn(&str) -> Result<T, Refusal>,
+    ) -> Option<T> {
+        self.known.insert(variable);
+        let value = self.environment.get(&OsString::from(variable))?;
+        let refusal = match value.to_str() {
+            None => Refusal { kind: Kind::NotUtf8, expected: "text in UTF-8".to_owned() },
+            Some("") => {
+                Refusal { kind: Kind::EmptyValue, expected: "a value that is not empty".to_owned() }
+            }
+            Some(text) => match parse(text) {
+                Ok(value) => return Some(value),
+                Err(refusal) => refusal,
+            },
+        };
+        let problem = Problem {
+            kind: refusal.kind,
+            variable: variable.to_owned(),
+            value: value.to_string_lossy().into_owned(),
+            expected: refusal.expected,
+            hint: hint.to_owned(),
+        };
+        self.problems.push(problem);
+        None
+    }
+
+    fn drop_service_link(&mut self, variable: &'static str, default: Option<u16>) {
+        let Some(value) = self.shown(variable) else { return };
+        if SERVICE_LINK_SCHEMES.iter().any(|scheme| value.starts_with(scheme)) {
+            self.environment.remove(&OsString::from(variable));
+            let instead = match default {
+                Some(port) => format!("{port} is used"),
+                None => "it counts as unset".to_owned(),
+            };
+            self.warnings.push(format!(
+                "{variable} is {value:?}, which Kubernetes set for a Service of that name; dropped, \
+                 {instead}; set enableServiceLinks: false in the pod"
+            ));
+        }
+    }
+}

@@ -1,0 +1,149 @@
+use std::os::unix::ffi::OsStringExt;
+
+use super::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+    pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+#[track_caller]
+fn loaded(pairs: &[(&str, &str)]) -> Loaded {
+    load(environment(pairs)).unwrap()
+}
+
+#[track_caller]
+fn refused(pairs: &[(&str, &str)]) -> Vec<String> {
+    load(environment(pairs)).unwrap_err().0.iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn nothing_set_gives_the_defaults() {
+    let Loaded { config, warnings, .. } = loaded(&[]);
+    assert_eq!(warnings, Vec::<String>::new());
+    assert_eq!(config.ports.traffic.get(), 8013);
+    assert_eq!(config.ports.user_function.get(), 8080);
+    assert_eq!(config.ports.management.get(), 8558);
+    assert_eq!(config.ports.admin.get(), 8559);
+    assert_eq!(config.admin_bind.to_string(), "0.0.0.0");
+    assert_eq!(config.command.to_str(), Some("/proxy"));
+    assert_eq!(config.supervise.backoff_initial, Duration::from_millis(500));
+    assert_eq!(config.supervise.budget_window, Duration::from_mins(10));
+    assert_eq!(config.drain.grace, Duration::from_secs(30));
+    assert_eq!(config.drain.pre_delay, Duration::from_secs(5));
+    assert_eq!(config.termination_path.unwrap().to_str(), Some("/dev/termination-log"));
+}
+
+#[test]
+fn every_problem_is_reported_at_once_with_name_value_and_way_out() {
+    assert_eq!(
+        refused(&[
+            ("HTTP_PORT", "0"),
+            ("METRICS_PORT", ""),
+            ("CLOUDSTATE_STORE", "redis"),
+            ("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "250"),
+        ]),
+        [
+            "InvalidDuration: CLOUDSTATE_LAUNCHER_BACKOFF_MAX is \"250\", expected a whole number with one \
+             unit of ms, s, m or h, at most 24h, such as 500ms; set it so, or leave it out for the default 30s",
+            "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory; set it so, or \
+             leave it out",
+            "PortOutOfRange: HTTP_PORT is \"0\", expected a port from 1 to 65535; set it so, or leave it out \
+             for the default 8013",
+            "EmptyValue: METRICS_PORT is \"\", expected a value that is not empty; set it so, or leave it out \
+             for the default 9090",
+        ]
+    );
+}
+
+#[test]
+fn a_port_is_given_once() {
+    assert_eq!(
+        refused(&[("HTTP_PORT", "8080")]),
+        ["PortConflict: HTTP_PORT and USER_FUNCTION_PORT is \"8080\", expected two different ports; give one \
+          of them another port"]
+    );
+    assert_eq!(refused(&[("CLOUDSTATE_LAUNCHER_ADMIN_PORT", "8558")]).len(), 1);
+    // A port that could not be read is no second problem.
+    assert_eq!(refused(&[("HTTP_PORT", "x"), ("METRICS_PORT", "8013")]).len(), 1);
+}
+
+#[test]
+fn a_user_function_elsewhere_shares_no_ports() {
+    let loaded = loaded(&[("USER_FUNCTION_HOST", "10.0.0.7"), ("USER_FUNCTION_PORT", "8013")]);
+    assert!(loaded.warnings[0].starts_with("USER_FUNCTION_HOST is \"10.0.0.7\""));
+}
+
+#[test]
+fn port_stands_in_for_user_function_port() {
+    let fallback = loaded(&[("PORT", "9000")]);
+    assert_eq!(fallback.config.ports.user_function.get(), 9000);
+    assert_eq!(fallback.proxy_environment[&OsString::from("USER_FUNCTION_PORT")], "9000");
+
+    let both = loaded(&[("PORT", "9000"), ("USER_FUNCTION_PORT", "9001")]);
+    assert_eq!(both.config.ports.user_function.get(), 9001);
+    assert_eq!(both.warnings, ["USER_FUNCTION_PORT is 9001 and PORT is 9000: USER_FUNCTION_PORT is used"]);
+}
+
+#[test]
+fn service_links_are_dropped_for_launcher_and_proxy() {
+    let loaded = loaded(&[("METRICS_PORT", "tcp://10.0.0.1:5432"), ("PORT", "udp://10.0.0.1:53")]);
+    assert_eq!(loaded.config.ports.metrics.get(), 9090);
+    assert_eq!(loaded.config.ports.user_function.get(), 8080);
+    assert_eq!(loaded.warnings.len(), 2);
+    assert!(loaded.warnings[1].starts_with("METRICS_PORT is \"tcp://10.0.0.1:5432\""));
+    assert!(!loaded.proxy_environment.contains_key(&OsString::from("METRICS_PORT")));
+}
+
+#[test]
+fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
+    let mut pairs = environment(&[
+        ("HTTP_PORT", "8013"),
+        ("POSTGRES_PASSWORD", "007"),
+        ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
+        ("JAVA_OPTS", "-Xmx256m"),
+        ("CLOUDSTATE_SIDECAR_JVM_MEMORY", "256m"),
+        ("_JAVA_OPTIONS", "-Xmx1g"),
+        ("CLOUDSTATE_LAUNCHER_BUDGET", "1"),
+        ("CLOUDSTATE_LAUNCHER_BUGDET", "1"),
+    ]);
+    let odd = OsString::from_vec(vec![b'a', 0xff]);
+    pairs.push((odd.clone(), odd.clone()));
+    let loaded = load(pairs).unwrap();
+
+    let names: Vec<_> = loaded.proxy_environment.keys().filter_map(|name| name.to_str()).collect();
+    assert_eq!(
+        names,
+        ["HTTP_PORT", "POSTGRES_PASSWORD", "TERMINATION_GRACE_PERIOD_SECONDS", "USER_FUNCTION_PORT"]
+    );
+    assert_eq!(loaded.proxy_environment[&odd], odd);
+    assert_eq!(loaded.proxy_environment[&OsString::from("POSTGRES_PASSWORD")], "007");
+    assert!(loaded.warnings[0].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is no setting"));
+}
+
+#[test]
+fn a_known_variable_must_be_text() {
+    let odd = OsString::from_vec(vec![b'8', 0xff]);
+    let problems = load([("HTTP_PORT".into(), odd)]).unwrap_err().0;
+    assert_eq!(problems[0].kind, Kind::NotUtf8);
+}
+
+#[test]
+fn delays_that_contradict_each_other_are_refused_when_somebody_chose_them() {
+    let grace = "TERMINATION_GRACE_PERIOD_SECONDS";
+    let pre_delay = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
+    assert_eq!(loaded(&[(grace, "6")]).config.drain.pre_delay, Duration::from_secs(3));
+    assert_eq!(loaded(&[(grace, "3")]).config.drain.pre_delay, Duration::ZERO);
+    assert!(refused(&[(grace, "6"), (pre_delay, "4s")])[0].starts_with("RangeConflict: "));
+    let backoff = refused(&[("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "40s")]);
+    assert!(backoff[0].contains("at most CLOUDSTATE_LAUNCHER_BACKOFF_MAX, which is 30s"));
+}
+
+#[test]
+fn a_pod_with_an_ipv6_address_listens_on_both_kinds() {
+    assert_eq!(loaded(&[("POD_IP", "fd00::7")]).config.admin_bind.to_string(), "::");
+}
+
+#[test]
+fn last_words_can_be_turned_off() {
+    assert_eq!(termination_path(environment(&[("CLOUDSTATE_TERMINATION_PATH", "")])), None);
+}

@@ -1,0 +1,192 @@
+//! From an untouched string to a typed value. No guessing: `08013`, `+1` and ` 1` are not numbers.
+
+use std::{
+    net::IpAddr,
+    num::{NonZeroU16, NonZeroU64},
+    path::PathBuf,
+    time::Duration,
+};
+
+use api::contract::Store;
+use tracing::level_filters::LevelFilter;
+
+use super::problem::Kind;
+
+/// Why a text is no value of the wanted type; the reader adds the variable and the hint.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) kind: Kind,
+    pub(super) expected: String,
+}
+
+fn refuse<T>(kind: Kind, expected: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal { kind, expected: expected.into() })
+}
+
+/// A TCP port; never zero.
+pub(super) fn port(text: &str) -> Result<NonZeroU16, Refusal> {
+    const EXPECTED: &str = "a port from 1 to 65535";
+    if !is_plain_number(text) {
+        return refuse(Kind::InvalidInteger, EXPECTED);
+    }
+    match text.parse() {
+        Ok(port) => Ok(port),
+        Err(_) => refuse(Kind::PortOutOfRange, EXPECTED),
+    }
+}
+
+/// Whole seconds, as Kubernetes writes a grace period.
+pub(super) fn seconds(text: &str) -> Result<Duration, Refusal> {
+    const MAX: u64 = 86_400;
+    Ok(Duration::from_secs(integer(text, 0, MAX, "whole seconds")?))
+}
+
+/// A count that may be zero.
+pub(super) fn count(text: &str) -> Result<u32, Refusal> {
+    const MAX: u64 = 1_000;
+    let count = integer(text, 0, MAX, "a whole number")?;
+    Ok(u32::try_from(count).expect("the maximum is far below"))
+}
+
+/// Bytes as the downward API writes them: a plain number, above zero.
+pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
+    let bytes = integer(text, 1, u64::MAX, "bytes as a whole number")?;
+    Ok(NonZeroU64::new(bytes).expect("the minimum is one"))
+}
+
+/// A duration with one unit, up to a day: `500ms`, `5s`, `10m`, `1h`.
+pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
+    const EXPECTED: &str = "a whole number with one unit of ms, s, m or h, at most 24h, such as 500ms";
+    const MAX: Duration = Duration::from_hours(24);
+    let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (digits, unit) = text.split_at(unit_at);
+    let unit_ms = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return refuse(Kind::InvalidDuration, EXPECTED),
+    };
+    if !is_plain_number(digits) {
+        return refuse(Kind::InvalidDuration, EXPECTED);
+    }
+    let ms = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    match ms.map(Duration::from_millis) {
+        Some(duration) if duration <= MAX => Ok(duration),
+        _ => refuse(Kind::OutOfRange, EXPECTED),
+    }
+}
+
+/// A [`duration`] above zero, since zero would spin.
+pub(super) fn pause(text: &str) -> Result<Duration, Refusal> {
+    const MIN: Duration = Duration::from_millis(10);
+    match duration(text)? {
+        pause if pause < MIN => refuse(Kind::OutOfRange, "at least 10ms"),
+        pause => Ok(pause),
+    }
+}
+
+/// An IP address to listen on.
+pub(super) fn address(text: &str) -> Result<IpAddr, Refusal> {
+    match text.parse() {
+        Ok(address) => Ok(address),
+        Err(_) => refuse(Kind::InvalidAddress, "an IP address such as 0.0.0.0 or ::"),
+    }
+}
+
+/// A path from the root.
+pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
+    let path = PathBuf::from(text);
+    if path.is_absolute() { Ok(path) } else { refuse(Kind::NotAbsolute, "a path that starts with /") }
+}
+
+/// Any text that says something.
+pub(super) fn text(text: &str) -> Result<String, Refusal> {
+    Ok(text.to_owned())
+}
+
+/// A kind of store that this build knows.
+pub(super) fn store(text: &str) -> Result<Store, Refusal> {
+    match Store::parse(text) {
+        Some(store) => Ok(store),
+        None => refuse(
+            Kind::UnknownVariant,
+            format!("one of {}", Store::ALL.map(Store::as_str).join(", ")),
+        ),
+    }
+}
+
+/// How much is logged.
+pub(super) fn level(text: &str) -> Result<LevelFilter, Refusal> {
+    match text {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        _ => refuse(Kind::UnknownVariant, "one of error, warn, info, debug"),
+    }
+}
+
+fn integer(text: &str, min: u64, max: u64, what: &str) -> Result<u64, Refusal> {
+    let expected = format!("{what} from {min} to {max}");
+    if !is_plain_number(text) {
+        return refuse(Kind::InvalidInteger, expected);
+    }
+    match text.parse() {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        _ => refuse(Kind::OutOfRange, expected),
+    }
+}
+
+fn is_plain_number(text: &str) -> bool {
+    !text.is_empty()
+        && text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text.len() == 1 || !text.starts_with('0'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(result: Result<T, Refusal>, kind: Kind) {
+        assert_eq!(result.unwrap_err().kind, kind);
+    }
+
+    #[test]
+    fn ports_are_plain_numbers_that_exist() {
+        assert_eq!(port("8013").unwrap().get(), 8013);
+        for text in ["abc", "8013.0", "-1", "+8013", "0x1F4D", "08013", " 80", "８０"] {
+            refused(port(text), Kind::InvalidInteger);
+        }
+        for text in ["0", "65536", "99999999999999999999999"] {
+            refused(port(text), Kind::PortOutOfRange);
+        }
+    }
+
+    #[test]
+    fn durations_have_exactly_one_unit() {
+        assert_eq!(duration("500ms").unwrap(), Duration::from_millis(500));
+        assert_eq!(duration("0s").unwrap(), Duration::ZERO);
+        assert_eq!(duration("10m").unwrap(), Duration::from_mins(10));
+        for text in ["250", "5 s", "1h30m", "s", "-5s", "1.5s", "5S", "05s"] {
+            refused(duration(text), Kind::InvalidDuration);
+        }
+        for text in ["25h", "99999999999999999999h", "18446744073709551615m"] {
+            refused(duration(text), Kind::OutOfRange);
+        }
+        refused(pause("0s"), Kind::OutOfRange);
+    }
+
+    #[test]
+    fn the_rest_is_as_strict() {
+        assert_eq!(bytes("268435456").unwrap().get(), 268_435_456);
+        refused(bytes("256Mi"), Kind::InvalidInteger);
+        refused(bytes("0"), Kind::OutOfRange);
+        refused(count("1001"), Kind::OutOfRange);
+        refused(address("localhost"), Kind::InvalidAddress);
+        refused(absolute_path("proxy"), Kind::NotAbsolute);
+        refused(level("loud"), Kind::UnknownVariant);
+        assert!(store("redis").unwrap_err().expected.contains("none, in-memory"));
+    }
+}

@@ -1,0 +1,17 @@
+//! The sidecar's entrypoint: reads its environment, keeps one proxy process running, tells the kubelet
+//! the truth about it, and stops it within the pod's grace period.
+//!
+//! It never sits on the data path. [`machine`] decides and does nothing else; [`supervise`] does what
+//! it is told and decides nothing; [`process`] is the only module that may hold `unsafe`.
+
+pub mod admin;
+pub mod cli;
+pub mod command;
+pub mod config;
+pub mod exit;
+pub mod health;
+pub mod machine;
+pub mod probe;
+pub mod process;
+pub mod supervise;
+pub mod termination;

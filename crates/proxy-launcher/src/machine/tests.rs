@@ -1,0 +1,441 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const SEC: Duration = Duration::from_secs(1);
+
+fn supervise() -> Supervise {
+    Supervise {
+        backoff_initial: Duration::from_millis(500),
+        backoff_max: 30 * SEC,
+        stable_after: 60 * SEC,
+        budget: 5,
+        budget_window: 600 * SEC,
+        start_timeout: 120 * SEC,
+    }
+}
+
+fn drain() -> Drain {
+    Drain { grace: 30 * SEC, pre_delay: 5 * SEC, kill_margin: 2 * SEC }
+}
+
+/// How the simulated proxy takes signals.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Temper {
+    Obedient,
+    IgnoresTerm,
+    /// Stuck in the kernel: not even KILL ends it.
+    Undead,
+}
+
+/// A machine, a clock and a process table with room for one proxy. Checks what must always hold.
+struct World {
+    machine: Machine,
+    now: Duration,
+    child: bool,
+    temper: Temper,
+    spawn_fails: bool,
+    spawns: Vec<Duration>,
+    stops_of_this_child: u32,
+    failures: Vec<Duration>,
+    exited: Option<(u8, Option<NotReady>)>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        Self::with(supervise(), drain(), seed)
+    }
+
+    fn with(supervise: Supervise, drain: Drain, seed: u64) -> Self {
+        let mut world = Self {
+            machine: Machine::new(supervise, drain, seed),
+            now: Duration::ZERO,
+            child: false,
+            temper: Temper::Obedient,
+            spawn_fails: false,
+            spawns: Vec::new(),
+            stops_of_this_child: 0,
+            failures: Vec::new(),
+            exited: None,
+        };
+        world.give(Event::Tick);
+        world
+    }
+
+    fn running() -> Self {
+        let mut world = Self::new(1);
+        world.answer(Answer::Ready);
+        assert_eq!(world.machine.health().ready, Ok(()));
+        world
+    }
+
+    fn give(&mut self, event: Event) {
+        let mut events = vec![event];
+        while let Some(event) = events.pop() {
+            if let Event::Ended(end) = event {
+                self.child = false;
+                if end.verdict() == Verdict::Failure {
+                    self.failures.push(self.now);
+                }
+            }
+            for action in self.machine.handle(event, self.now) {
+                assert_eq!(self.exited, None, "nothing may follow the exit");
+                match action {
+                    Action::Spawn { .. } => events.extend(self.spawn()),
+                    Action::Stop => events.extend(self.stop()),
+                    Action::Kill => {
+                        assert!(self.child, "there is nobody to kill");
+                        if self.temper != Temper::Undead {
+                            events.push(Event::Ended(End::Signal(9)));
+                        }
+                    }
+                    Action::Exit { code, words } => self.exited = Some((code, words)),
+                }
+            }
+        }
+    }
+
+    fn spawn(&mut self) -> Option<Event> {
+        assert!(!self.child, "a second proxy beside the first");
+        self.check_budget();
+        if self.spawn_fails {
+            return Some(Event::Ended(End::NoResources));
+        }
+        self.child = true;
+        self.stops_of_this_child = 0;
+        self.spawns.push(self.now);
+        None
+    }
+
+    fn stop(&mut self) -> Option<Event> {
+        assert!(self.child, "there is nobody to stop");
+        self.stops_of_this_child += 1;
+        assert_eq!(self.stops_of_this_child, 1, "a second TERM means something else to the proxy");
+        (self.temper == Temper::Obedient).then_some(Event::Ended(End::Signal(15)))
+    }
+
+    /// Every start must come after no more failures than the budget allows.
+    fn check_budget(&self) {
+        let Some(last) = self.failures.last() else { return };
+        let window = self.machine.supervise.budget_window;
+        let recent = self.failures.iter().filter(|at| *last - **at < window).count();
+        assert!(recent <= self.machine.supervise.budget as usize, "{recent} failures and a start");
+    }
+
+    fn crash(&mut self, end: End) {
+        if self.child && self.temper != Temper::Undead {
+            self.give(Event::Ended(end));
+        }
+    }
+
+    fn answer(&mut self, answer: Answer) {
+        let generation = self.machine.generation;
+        self.give(Event::Answered { generation, answer });
+    }
+
+    fn advance(&mut self, by: Duration) {
+        let target = self.now + by;
+        while let Some(at) = self.machine.wake_at().filter(|at| *at <= target) {
+            self.now = self.now.max(at);
+            self.give(Event::Tick);
+        }
+        self.now = target;
+    }
+
+    #[track_caller]
+    fn not_ready(&self, reason: &str) -> String {
+        let why = self.machine.health().ready.unwrap_err();
+        assert_eq!(why.reason, reason);
+        why.message
+    }
+
+    #[track_caller]
+    fn exited_with(&self, code: u8) {
+        assert_eq!(self.exited.as_ref().map(|(code, _)| *code), Some(code));
+    }
+}
+
+#[test]
+fn a_started_proxy_is_ready_when_it_says_so() {
+    let mut world = World::new(1);
+    assert_eq!(world.not_ready(reason::PROXY_STARTING), "the proxy was started and has not answered yet");
+    world.answer(Answer::Silent("connection refused".to_owned()));
+    assert_eq!(world.not_ready(reason::PROXY_STARTING), "connection refused");
+    let why = NotReady { reason: "UserFunctionUnreachable".to_owned(), message: "…".to_owned() };
+    world.answer(Answer::NotReady(why.clone()));
+    assert_eq!(world.machine.health().ready, Err(why));
+    world.answer(Answer::Ready);
+    assert_eq!(world.machine.health(), Health { alive: true, ready: Ok(()) });
+}
+
+#[test]
+fn an_answer_of_an_earlier_proxy_counts_for_nothing() {
+    let mut world = World::running();
+    let generation = world.machine.generation;
+    world.crash(End::Signal(9));
+    world.advance(SEC);
+    world.give(Event::Answered { generation, answer: Answer::Ready });
+    world.not_ready(reason::PROXY_STARTING);
+}
+
+#[test]
+fn pauses_double_within_their_jitter() {
+    for seed in 0..200 {
+        let generous = Supervise { budget: 100, ..supervise() };
+        let mut world = World::with(generous, drain(), seed);
+        let mut pauses = Vec::new();
+        for _ in 0..9 {
+            world.crash(End::Code(1));
+            let died = world.now;
+            world.advance(40 * SEC);
+            pauses.push((*world.spawns.last().unwrap() - died).as_millis());
+        }
+        for (pause, middle) in pauses.iter().zip([500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+            assert!((middle * 8 / 10..=middle * 12 / 10).contains(pause), "{pauses:?}");
+        }
+    }
+}
+
+#[test]
+fn a_stable_proxy_starts_over_with_the_shortest_pause() {
+    let mut world = World::running();
+    for _ in 0..3 {
+        world.crash(End::Code(1));
+        world.advance(5 * SEC);
+    }
+    world.answer(Answer::Ready);
+    world.advance(60 * SEC);
+    world.crash(End::Code(1));
+    let spawns = world.spawns.len();
+    world.advance(Duration::from_millis(600));
+    assert_eq!(world.spawns.len(), spawns + 1);
+}
+
+#[test]
+fn the_end_beyond_the_budget_is_the_last() {
+    let mut world = World::running();
+    for _ in 0..5 {
+        world.crash(End::Code(3));
+        world.advance(40 * SEC);
+        assert_eq!(world.exited, None);
+    }
+    world.crash(End::Code(3));
+    let (code, words) = world.exited.clone().unwrap();
+    assert_eq!(code, 3);
+    let words = words.unwrap();
+    assert_eq!(words.reason, reason::PROXY_CRASHED);
+    assert!(words.message.contains("left with exit code 3; that was more than 5 times within 600s"));
+    assert!(!world.machine.health().alive);
+}
+
+#[test]
+fn old_failures_leave_the_budget() {
+    let mut world = World::running();
+    for _ in 0..20 {
+        world.crash(End::Signal(9));
+        world.advance(121 * SEC / 2);
+        world.answer(Answer::Ready);
+        world.advance(121 * SEC / 2);
+    }
+    assert_eq!(world.exited, None);
+}
+
+#[test]
+fn a_refused_configuration_is_not_tried_again() {
+    for (end, code) in [
+        (End::Code(78), 78),
+        (End::Code(64), 78),
+        (End::Code(2), 78),
+        (End::NotFound, 127),
+        (End::NotExecutable, 126),
+    ] {
+        let mut world = World::new(1);
+        world.crash(end);
+        world.exited_with(code);
+        let (_, words) = world.exited.unwrap();
+        assert_eq!(words.unwrap().reason, reason::CONFIGURATION_REFUSED);
+    }
+}
+
+#[test]
+fn a_fresh_start_is_immediate_once_and_never_spends_the_budget() {
+    let mut world = World::running();
+    world.advance(SEC);
+    world.crash(End::Code(exit::RESTART));
+    assert_eq!(world.spawns.len(), 2, "at once");
+    world.crash(End::Code(exit::RESTART));
+    assert_eq!(world.spawns.len(), 2, "twice within 30 s is a loop");
+    world.advance(SEC);
+    assert_eq!(world.spawns.len(), 3);
+    for _ in 0..50 {
+        world.crash(End::Code(exit::RESTART));
+        world.advance(40 * SEC);
+    }
+    assert_eq!(world.exited, None);
+    assert_eq!(world.spawns.len(), 53);
+}
+
+#[test]
+fn term_serves_on_for_the_delay_then_stops_cleanly() {
+    let mut world = World::running();
+    world.give(Event::Terminate);
+    world.not_ready(reason::DRAINING);
+    world.advance(Duration::from_millis(4_999));
+    assert_eq!(world.stops_of_this_child, 0);
+    world.give(Event::Terminate);
+    world.advance(Duration::from_millis(1));
+    assert_eq!(world.stops_of_this_child, 1);
+    world.exited_with(0);
+}
+
+#[test]
+fn a_proxy_that_ignores_term_is_killed_at_the_deadline_and_not_before() {
+    let mut world = World::running();
+    world.temper = Temper::IgnoresTerm;
+    world.give(Event::Terminate);
+    for _ in 0..1_000 {
+        world.give(Event::Terminate);
+    }
+    world.advance(Duration::from_millis(27_999));
+    assert_eq!(world.exited, None);
+    world.advance(Duration::from_millis(1));
+    world.exited_with(KILLED);
+}
+
+#[test]
+fn an_interrupt_waits_for_nobody() {
+    let mut world = World::running();
+    world.give(Event::Interrupt);
+    world.exited_with(0);
+
+    let mut world = World::running();
+    world.temper = Temper::IgnoresTerm;
+    world.give(Event::Interrupt);
+    world.advance(5 * SEC);
+    world.exited_with(KILLED);
+}
+
+#[test]
+fn term_without_a_running_proxy_leaves_at_once() {
+    let mut starting = World::new(1);
+    starting.give(Event::Terminate);
+    starting.exited_with(0);
+
+    let mut waiting = World::running();
+    waiting.crash(End::Signal(9));
+    assert_eq!(waiting.not_ready(reason::PROXY_STARTING), "the proxy was killed by signal 9 and will be started again shortly");
+    waiting.give(Event::Terminate);
+    waiting.exited_with(0);
+}
+
+#[test]
+fn a_crash_while_draining_ends_with_its_code() {
+    let mut world = World::running();
+    world.give(Event::Terminate);
+    world.crash(End::Signal(11));
+    world.exited_with(139);
+    assert_eq!(world.spawns.len(), 1);
+}
+
+#[test]
+fn a_proxy_that_never_answers_is_started_again() {
+    let mut world = World::new(1);
+    world.temper = Temper::IgnoresTerm;
+    world.advance(120 * SEC);
+    assert_eq!(world.stops_of_this_child, 1);
+    assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 120s"));
+    world.advance(6 * SEC);
+    assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
+fn term_turns_a_restart_into_a_stop() {
+    let mut world = World::new(1);
+    world.temper = Temper::IgnoresTerm;
+    world.advance(121 * SEC);
+    world.give(Event::Terminate);
+    world.not_ready(reason::DRAINING);
+    world.advance(5 * SEC);
+    world.exited_with(KILLED);
+    assert_eq!(world.spawns.len(), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Advance(u64),
+    Crash(End),
+    Answer(u8),
+    StaleAnswer,
+    Terminate,
+    Interrupt,
+    Become(Temper),
+    SpawnFails(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let end = prop_oneof![
+        prop_oneof![Just(0), Just(1), Just(75), Just(143)].prop_map(End::Code),
+        any::<u8>().prop_map(End::Code),
+        (1..=64_u8).prop_map(End::Signal),
+    ];
+    let temper =
+        prop_oneof![Just(Temper::Obedient), Just(Temper::IgnoresTerm), Just(Temper::Undead)];
+    prop_oneof![
+        8 => (0..40_000_u64).prop_map(Step::Advance),
+        2 => (0..700_000_u64).prop_map(Step::Advance),
+        8 => end.prop_map(Step::Crash),
+        6 => (0..3_u8).prop_map(Step::Answer),
+        1 => Just(Step::StaleAnswer),
+        1 => Just(Step::Terminate),
+        1 => Just(Step::Interrupt),
+        2 => temper.prop_map(Step::Become),
+        1 => any::<bool>().prop_map(Step::SpawnFails),
+    ]
+}
+
+fn walk(world: &mut World, step: Step) {
+    match step {
+        Step::Advance(ms) => world.advance(Duration::from_millis(ms)),
+        Step::Crash(end) => world.crash(end),
+        Step::Answer(0) => world.answer(Answer::Ready),
+        Step::Answer(1) => world.answer(Answer::Silent("nothing".to_owned())),
+        Step::Answer(_) => world.answer(Answer::NotReady(NotReady {
+            reason: reason::USER_FUNCTION_UNREACHABLE.to_owned(),
+            message: "nothing listens".to_owned(),
+        })),
+        Step::StaleAnswer => {
+            let generation = world.machine.generation.wrapping_sub(1);
+            world.give(Event::Answered { generation, answer: Answer::Ready });
+        }
+        Step::Terminate => world.give(Event::Terminate),
+        Step::Interrupt => world.give(Event::Interrupt),
+        Step::Become(temper) => world.temper = temper,
+        Step::SpawnFails(fails) => world.spawn_fails = fails,
+    }
+    if world.exited.is_none() {
+        let with_child = !matches!(world.machine.state, State::Backoff { .. });
+        assert_eq!(world.child, with_child, "{:?}", world.machine.state);
+    }
+    // Only a proxy that lives can serve calls.
+    assert!(world.child || world.machine.health().ready.is_err());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// [`World`] checks on the way: never two proxies, never a start beyond the budget, one TERM for each.
+    #[test]
+    fn whatever_happens_term_ends_it_within_the_grace_period(
+        seed in any::<u64>(),
+        steps in proptest::collection::vec(step(), 0..60),
+    ) {
+        let mut world = World::new(seed);
+        for step in steps {
+            walk(&mut world, step);
+        }
+        world.give(Event::Terminate);
+        world.advance(world.machine.drain.grace);
+        prop_assert!(world.exited.is_some(), "{:?}", world.machine.state);
+        prop_assert_eq!(world.machine.wake_at(), None);
+    }
+}

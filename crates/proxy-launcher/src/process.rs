@@ -1,0 +1,138 @@
+//! Starting, signalling and reaping processes: everything that touches the process table.
+//!
+//! The proxy leads a process group of its own, so that a signal reaches all that it started. Nothing else
+//! in the launcher may wait for a process: whoever waits first takes the exit status away from the other.
+
+use std::{
+    io,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use rustix::{
+    io::Errno,
+    process::{
+        Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, getppid, kill_process,
+        kill_process_group, set_child_subreaper, set_parent_process_death_signal, wait, waitid,
+    },
+};
+
+use crate::{command::ProxyCommand, exit::End};
+
+/// The proxy's process, until [`reap`] has reported its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader(Pid);
+
+/// What [`reap`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reaped {
+    /// How the proxy ended, if it did.
+    pub leader: Option<End>,
+    /// How many processes were buried whose own parents had died.
+    pub orphans: u32,
+}
+
+/// Makes this process the parent of every orphan below it, as PID 1 is anyway.
+///
+/// # Errors
+/// When the kernel refuses; orphans then go to the next reaper up.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
+}
+
+/// Starts the proxy in a process group of its own, to be killed when this process dies.
+///
+/// Must be called on the main thread: the kernel ties the parent-death signal to the *thread* that forked.
+///
+/// # Errors
+/// When the program cannot be executed, or the system has no room for a process.
+pub fn spawn(proxy: &ProxyCommand) -> io::Result<Leader> {
+    let mut command = Command::new(&proxy.program);
+    command.args(&proxy.args).env_clear().envs(&proxy.environment);
+    command.stdin(Stdio::null()).process_group(0);
+    die_with_this_process(&mut command);
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(Leader(pid.expect("the kernel numbers processes from 1 to 2^22")))
+}
+
+#[expect(unsafe_code, reason = "a parent-death signal can only be set by the child itself, after fork")]
+fn die_with_this_process(command: &mut Command) {
+    let launcher = getpid();
+    let in_child = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The launcher may have died before the line above, which would then wait for ever.
+        if getppid() == Some(launcher) { Ok(()) } else { Err(Errno::SRCH.into()) }
+    };
+    // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes two
+    // system calls (prctl, getppid) through wrappers that neither allocate nor lock; an error is made of
+    // a bare errno, which does not allocate either. It captures one `Copy` number and touches no memory
+    // that another thread could have left half written.
+    unsafe {
+        command.pre_exec(in_child);
+    }
+}
+
+impl Leader {
+    /// Sends TERM to the group, or to the leader alone should it have left its group.
+    pub fn stop(self) {
+        if kill_process_group(self.0, Signal::TERM) == Err(Errno::SRCH) {
+            // An error means that it is gone, which its end will tell.
+            let _ = kill_process(self.0, Signal::TERM);
+        }
+    }
+
+    /// Sends KILL to the group and to the leader.
+    pub fn kill(self) {
+        // An error means that there is nobody left to kill.
+        let _ = kill_process_group(self.0, Signal::KILL);
+        let _ = kill_process(self.0, Signal::KILL);
+    }
+
+    /// The process id.
+    pub fn id(self) -> i32 {
+        self.0.as_raw_nonzero().get()
+    }
+}
+
+/// Buries every process that has ended, and kills what a dead leader left in its group.
+pub fn reap(leader: Option<Leader>) -> Reaped {
+    let mut reaped = Reaped::default();
+    // The leader is looked at first and buried last: while it lies there its number, which is the group's,
+    // belongs to nobody else, so the KILL cannot hit a stranger.
+    if let Some(leader) = leader
+        && let Some(end) = peek(leader)
+    {
+        let _ = kill_process_group(leader.0, Signal::KILL);
+        let _ = waitid(WaitId::Pid(leader.0), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        reaped.leader = Some(end);
+    }
+    while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+        // Between the look and here the leader may have ended after all.
+        if let Some(leader) = leader.filter(|leader| leader.0 == pid) {
+            let _ = kill_process_group(leader.0, Signal::KILL);
+            reaped.leader = Some(end_of(status));
+        } else {
+            reaped.orphans += 1;
+        }
+    }
+    reaped
+}
+
+fn peek(leader: Leader) -> Option<End> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    let status = waitid(WaitId::Pid(leader.0), options).ok()??;
+    Some(end(status.exit_status(), status.terminating_signal()))
+}
+
+fn end_of(status: WaitStatus) -> End {
+    end(status.exit_status(), status.terminating_signal())
+}
+
+fn end(code: Option<i32>, signal: Option<i32>) -> End {
+    let byte = |number: i32| u8::try_from(number).unwrap_or(u8::MAX);
+    match (code, signal) {
+        (_, Some(signal)) => End::Signal(byte(signal)),
+        (code, None) => End::Code(code.map_or(u8::MAX, byte)),
+    }
+}

@@ -1,0 +1,80 @@
+//! A proxy that does as it is told by its arguments, for `tests/launcher.rs`.
+//!
+//! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
+//! leaves last words first, `--ignore-term` outlives TERM, `--orphan` leaves a process without a parent,
+//! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
+
+use std::{
+    env,
+    error::Error,
+    fs,
+    process::{Command, ExitCode},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+};
+
+#[derive(Default)]
+struct Script {
+    ready: Option<String>,
+    ignore_term: bool,
+}
+
+fn main() -> Result<ExitCode, Box<dyn Error>> {
+    let mut script = Script::default();
+    let mut args = env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut value = || args.next().ok_or_else(|| format!("{arg} wants a value"));
+        match arg.as_str() {
+            "--ready" => script.ready = Some(value()?),
+            "--exit" => return Ok(value()?.parse::<u8>()?.into()),
+            "--exit-once" => {
+                let code = value()?.parse::<u8>()?;
+                if fs::File::create_new(value()?).is_ok() {
+                    return Ok(code.into());
+                }
+            }
+            "--words" => fs::write(variable("CLOUDSTATE_TERMINATION_PATH"), value()?)?,
+            "--ignore-term" => script.ignore_term = true,
+            "--orphan" => {
+                Command::new("/bin/sh").args(["-c", "sleep 0.05 & echo $! >&2"]).status()?;
+            }
+            _ => return Err(format!("unknown argument {arg}").into()),
+        }
+    }
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(serve(script))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(script: Script) -> Result<(), Box<dyn Error>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let port: u16 = variable("MANAGEMENT_PORT").parse()?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    loop {
+        let mut stream = tokio::select! {
+            accepted = listener.accept() => accepted?.0,
+            _ = terminate.recv() => {
+                if script.ignore_term { continue }
+                return Ok(());
+            }
+        };
+        let mut question = [0; 1024];
+        let _ = stream.read(&mut question).await?;
+        let answer = match &script.ready {
+            None => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
+            Some(body) => format!(
+                "HTTP/1.1 503 Service Unavailable\r\ncontent-length: {}\r\n\r\n{body}",
+                body.len()
+            ),
+        };
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a fake has no config.rs")]
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_else(|_| panic!("{name} is not set"))
+}
