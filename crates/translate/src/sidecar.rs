@@ -70,15 +70,15 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         plain(env::REMOTING_PORT, &port::REMOTING),
         plain(env::MANAGEMENT_PORT, &port::MANAGEMENT),
         plain(env::SELECTOR_LABEL_VALUE, &plan.name),
-        plain(env::SELECTOR_LABEL, &label::STATEFUL_SERVICE),
+        plain(env::SELECTOR_LABEL, label::STATEFUL_SERVICE),
         plain(env::REQUIRED_CONTACT_POINT_NR, &1),
         plain(env::JAVA_OPTS, &format!("-Xms{memory} -Xmx{memory}")),
     ];
     if let Some(memory) = &plan.sidecar_jvm_memory {
-        variables.push(plain(env::SIDECAR_JVM_MEMORY, &memory));
+        variables.push(plain(env::SIDECAR_JVM_MEMORY, memory));
     }
     if let Some(seconds) = plan.termination_grace_period_seconds {
-        variables.push(plain(env::TERMINATION_GRACE_PERIOD_SECONDS, seconds));
+        variables.push(plain(env::TERMINATION_GRACE_PERIOD_SECONDS, &seconds));
     }
     variables.push(from_field(env::POD_NAME, "metadata.name"));
     variables.push(from_field(env::POD_NAMESPACE, "metadata.namespace"));
