@@ -1,6 +1,6 @@
 //! Answers the kubelet's probes from what is known already: no question is passed on while it waits.
 
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, net::SocketAddr, time::Duration};
 
 use api::contract::{NotReady, probe};
 use bytes::Bytes;
@@ -12,15 +12,16 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
-    task::JoinSet,
+    sync::watch,
+    task::{AbortHandle, JoinSet},
     time,
 };
 use tracing::{debug, warn};
 
 use crate::health::Health;
 
-/// Further clients wait in the kernel's queue, at most [`CONNECTION_TIME_MAX`].
+/// The oldest connection gives way to the newest beyond this, so that clients who connect and say nothing
+/// cannot keep the kubelet out.
 const CONNECTIONS_MAX: usize = 64;
 /// One question, one answer, no keep-alive: a slow client costs this long and no more.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
@@ -33,18 +34,20 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
 /// # Cancel safety
 /// Dropping it closes every connection.
 pub async fn serve(listener: TcpListener, health: watch::Receiver<Health>) {
-    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut connections = JoinSet::new();
+    let mut oldest_first = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
-        let permit = Arc::clone(&permits).acquire_owned().await.expect("it is never closed");
-        while connections.try_join_next().is_some() {}
         match listener.accept().await {
             Ok((stream, peer)) => {
-                let health = health.clone();
-                connections.spawn(async move {
-                    answer_one(stream, peer, health).await;
-                    drop(permit);
-                });
+                while connections.try_join_next().is_some() {}
+                oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+                if oldest_first.len() == CONNECTIONS_MAX
+                    && let Some(oldest) = oldest_first.pop_front()
+                {
+                    oldest.abort();
+                }
+                let connection = connections.spawn(answer_one(stream, peer, health.clone()));
+                oldest_first.push_back(connection);
             }
             Err(error) => {
                 warn!(%error, "failed to accept a probe's connection");
@@ -115,28 +118,28 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(method: Method, path: &str, alive: bool, ready: bool, status: u16) {
+    fn check(method: &Method, path: &str, alive: bool, ready: bool, status: u16) {
         let ready = if ready { Ok(()) } else { Err(not_ready()) };
-        let response = answer(&method, path, &Health { alive, ready });
+        let response = answer(method, path, &Health { alive, ready });
         assert_eq!(response.status().as_u16(), status, "{method} {path}");
     }
 
     #[test]
     fn each_probe_looks_at_its_own_fact() {
-        check(Method::GET, "/startup", true, false, 200);
-        check(Method::GET, "/alive", true, false, 200);
-        check(Method::GET, "/alive", false, false, 503);
-        check(Method::GET, "/ready", true, true, 200);
-        check(Method::GET, "/ready", true, false, 503);
-        check(Method::HEAD, "/ready", true, true, 200);
+        check(&Method::GET, "/startup", true, false, 200);
+        check(&Method::GET, "/alive", true, false, 200);
+        check(&Method::GET, "/alive", false, false, 503);
+        check(&Method::GET, "/ready", true, true, 200);
+        check(&Method::GET, "/ready", true, false, 503);
+        check(&Method::HEAD, "/ready", true, true, 200);
     }
 
     #[test]
     fn anything_else_is_refused() {
-        check(Method::GET, "/", true, true, 404);
-        check(Method::GET, "/ready/", true, true, 404);
-        check(Method::POST, "/nothing", true, true, 404);
-        check(Method::POST, "/ready", true, true, 405);
-        check(Method::DELETE, "/alive", true, true, 405);
+        check(&Method::GET, "/", true, true, 404);
+        check(&Method::GET, "/ready/", true, true, 404);
+        check(&Method::POST, "/nothing", true, true, 404);
+        check(&Method::POST, "/ready", true, true, 405);
+        check(&Method::DELETE, "/alive", true, true, 405);
     }
 }

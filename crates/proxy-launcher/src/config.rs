@@ -316,6 +316,10 @@ fn for_proxy(
     // The proxy need not know the rule with the fallback.
     let user_port = config.ports.user_function.to_string().into();
     environment.insert(env::USER_FUNCTION_PORT.into(), user_port);
+    // Always told, also when it is the default: it is how the proxy knows that somebody else already
+    // waits before the stop, see [`Drain::pre_delay`].
+    let grace = config.drain.grace.as_secs().to_string().into();
+    environment.insert(env::TERMINATION_GRACE_PERIOD_SECONDS.into(), grace);
     environment
 }
 

@@ -85,10 +85,7 @@ impl End {
     pub fn is_clean_stop(self) -> bool {
         const BY_INT: u8 = SIGNAL_BASE + SIGNAL_INT;
         const BY_TERM: u8 = SIGNAL_BASE + SIGNAL_TERM;
-        matches!(
-            self,
-            Self::Code(0 | BY_INT | BY_TERM) | Self::Signal(SIGNAL_INT | SIGNAL_TERM)
-        )
+        matches!(self, Self::Code(0 | BY_INT | BY_TERM) | Self::Signal(SIGNAL_INT | SIGNAL_TERM))
     }
 }
 
@@ -98,8 +95,12 @@ impl fmt::Display for End {
             Self::Code(code) => write!(f, "left with exit code {code}"),
             Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
             Self::NotFound => f.write_str("could not be started: its program does not exist"),
-            Self::NotExecutable => f.write_str("could not be started: its file is no program for this machine"),
-            Self::NoResources => f.write_str("could not be started: the system refused a new process"),
+            Self::NotExecutable => {
+                f.write_str("could not be started: its file is no program for this machine")
+            }
+            Self::NoResources => {
+                f.write_str("could not be started: the system refused a new process")
+            }
         }
     }
 }
@@ -141,9 +142,12 @@ mod tests {
 
     #[test]
     fn a_failed_start_says_why() {
-        for (errno, end) in
-            [(2, End::NotFound), (13, End::NotExecutable), (8, End::NotExecutable), (11, End::NoResources)]
-        {
+        for (errno, end) in [
+            (2, End::NotFound),
+            (13, End::NotExecutable),
+            (8, End::NotExecutable),
+            (11, End::NoResources),
+        ] {
             assert_eq!(End::of_spawn_error(&io::Error::from_raw_os_error(errno)), end);
         }
     }

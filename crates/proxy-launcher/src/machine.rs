@@ -120,8 +120,10 @@ impl Machine {
             }
             State::Stopping { kill_at, .. } => Some(*kill_at),
             State::Killing { give_up_at, .. } => Some(*give_up_at),
-            State::Starting { .. } | State::Running { .. } => None,
-            State::Failed { .. } | State::Stopped => None,
+            State::Starting { .. }
+            | State::Running { .. }
+            | State::Failed { .. }
+            | State::Stopped => None,
         }
     }
 
@@ -198,7 +200,8 @@ impl Machine {
     fn answered(&mut self, generation: u64, answer: Answer, now: Duration) -> Vec<Action> {
         if generation == self.generation {
             // Any answer is a sign of life; whether it is a good one only matters for `/ready`.
-            if matches!(self.state, State::Starting { .. }) && !matches!(answer, Answer::Silent(_)) {
+            if matches!(self.state, State::Starting { .. }) && !matches!(answer, Answer::Silent(_))
+            {
                 self.state = State::Running { since: now };
             }
             self.answer = answer;
@@ -208,17 +211,18 @@ impl Machine {
 
     fn ended(&mut self, end: End, now: Duration) -> Vec<Action> {
         match self.state {
-            State::Starting { .. } => self.unplanned(end, now),
             State::Running { since } => {
                 if now.saturating_sub(since) >= self.supervise.stable_after {
                     self.restarts.forget_pause();
                 }
                 self.unplanned(end, now)
             }
-            State::Draining { .. } | State::Stopping { then: Then::Leave, .. } => self.stopped(end),
-            State::Killing { then: Then::Leave, .. } => self.stopped(end),
-            State::Stopping { then: Then::StartAgain, .. }
+            State::Starting { .. }
+            | State::Stopping { then: Then::StartAgain, .. }
             | State::Killing { then: Then::StartAgain, .. } => self.unplanned(end, now),
+            State::Draining { .. }
+            | State::Stopping { then: Then::Leave, .. }
+            | State::Killing { then: Then::Leave, .. } => self.stopped(end),
             State::Backoff { .. } | State::Failed { .. } | State::Stopped => Vec::new(),
         }
     }
@@ -232,7 +236,9 @@ impl Machine {
                          (kubectl logs --previous), then correct the setting that it names"
                     )
                 } else {
-                    format!("the proxy {end}; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program")
+                    format!(
+                        "the proxy {end}; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program"
+                    )
                 };
                 let reason = reason::CONFIGURATION_REFUSED.to_owned();
                 self.fail(end.final_code(), Some(NotReady { reason, message }))
@@ -246,20 +252,18 @@ impl Machine {
     }
 
     fn failure(&mut self, end: End, now: Duration) -> Vec<Action> {
-        match self.restarts.failure(now) {
-            Some(pause) => self.back_off(pause, end, now),
-            None => {
-                let Supervise { budget, budget_window, .. } = self.supervise;
-                let words = NotReady {
-                    reason: reason::PROXY_CRASHED.to_owned(),
-                    message: format!(
-                        "the proxy {end}; that was more than {budget} times within {budget_window:?}, so it \
-                         is not started again in place; see the log of the container (kubectl logs --previous)"
-                    ),
-                };
-                self.fail(end.final_code(), Some(words))
-            }
+        if let Some(pause) = self.restarts.failure(now) {
+            return self.back_off(pause, end, now);
         }
+        let Supervise { budget, budget_window, .. } = self.supervise;
+        let words = NotReady {
+            reason: reason::PROXY_CRASHED.to_owned(),
+            message: format!(
+                "the proxy {end}; that was more than {budget} times within {budget_window:?}, so it is not \
+                 started again in place; see the log of the container (kubectl logs --previous)"
+            ),
+        };
+        self.fail(end.final_code(), Some(words))
     }
 
     fn back_off(&mut self, pause: Duration, end: End, now: Duration) -> Vec<Action> {
@@ -313,9 +317,8 @@ impl Machine {
     }
 
     fn ready(&self) -> Result<(), NotReady> {
-        let not_ready = |reason: &str, message: String| {
-            Err(NotReady { reason: reason.to_owned(), message })
-        };
+        let not_ready =
+            |reason: &str, message: String| Err(NotReady { reason: reason.to_owned(), message });
         match &self.state {
             State::Running { .. } | State::Starting { .. } => match &self.answer {
                 Answer::Ready => Ok(()),
@@ -337,12 +340,14 @@ impl Machine {
                     self.supervise.start_timeout
                 ),
             ),
-            State::Draining { .. } | State::Stopping { .. } | State::Killing { .. } | State::Stopped => {
-                not_ready(reason::DRAINING, "the pod is being stopped".to_owned())
-            }
-            State::Failed { code: exit::CONFIG } => {
-                not_ready(reason::CONFIGURATION_REFUSED, "the proxy refused its settings".to_owned())
-            }
+            State::Draining { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Stopped => not_ready(reason::DRAINING, "the pod is being stopped".to_owned()),
+            State::Failed { code: exit::CONFIG } => not_ready(
+                reason::CONFIGURATION_REFUSED,
+                "the proxy refused its settings".to_owned(),
+            ),
             State::Failed { code } => not_ready(
                 reason::PROXY_CRASHED,
                 format!("the proxy is not started again; the container leaves with {code}"),

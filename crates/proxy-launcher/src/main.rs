@@ -78,17 +78,21 @@ fn check(invocation: Invocation) -> u8 {
     let loaded = match config::load(config::process_environment()) {
         Ok(loaded) => loaded,
         Err(Problems(problems)) => {
-            problems.iter().for_each(|problem| say(&format!("error: {problem}")));
+            for problem in problems {
+                say(&format!("error: {problem}"));
+            }
             return exit::CONFIG;
         }
     };
-    loaded.warnings.iter().for_each(|warning| say(&format!("warning: {warning}")));
+    for warning in &loaded.warnings {
+        say(&format!("warning: {warning}"));
+    }
     if let Some(problem) = command::problem_with_program(&loaded.config) {
         say(&format!("error: {problem}"));
         return exit::CONFIG;
     }
     let proxy = ProxyCommand::new(&loaded, invocation.proxy_args);
-    say(&format!("ok: would start {:?} with {:?}", proxy.program, proxy.args));
+    say(&format!("ok: would start {} with {:?}", proxy.program.display(), proxy.args));
     0
 }
 
@@ -128,8 +132,7 @@ fn leave_words(message: &str) {
     let Some(path) = config::termination_path(config::process_environment()) else { return };
     let reason = reason::CONFIGURATION_REFUSED.to_owned();
     let words = NotReady { reason, message: message.to_owned() };
-    let left =
-        termination::clear(&path).and_then(|()| termination::write_if_empty(&path, &words));
+    let left = termination::clear(&path).and_then(|()| termination::write_if_empty(&path, &words));
     if let Err(error) = left {
         debug!(path = %path.display(), %error, "failed to leave last words");
     }

@@ -26,8 +26,7 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 pub async fn watch(management_port: u16, generation: u64, answers: mpsc::Sender<(u64, Answer)>) {
     loop {
         let answer = ask(management_port).await;
-        let pause =
-            if answer == Answer::Ready { PAUSE_WHILE_READY } else { PAUSE_WHILE_UNREADY };
+        let pause = if answer == Answer::Ready { PAUSE_WHILE_READY } else { PAUSE_WHILE_UNREADY };
         if answers.send((generation, answer)).await.is_err() {
             return;
         }

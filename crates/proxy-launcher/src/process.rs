@@ -52,11 +52,14 @@ pub fn spawn(proxy: &ProxyCommand) -> io::Result<Leader> {
     command.stdin(Stdio::null()).process_group(0);
     die_with_this_process(&mut command);
     let child = command.spawn()?;
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    Ok(Leader(pid.expect("the kernel numbers processes from 1 to 2^22")))
+    // The number stays the child's until `reap` has buried it, whatever becomes of this handle.
+    Ok(Leader(Pid::from_child(&child)))
 }
 
-#[expect(unsafe_code, reason = "a parent-death signal can only be set by the child itself, after fork")]
+#[expect(
+    unsafe_code,
+    reason = "a parent-death signal can only be set by the child itself, after fork"
+)]
 fn die_with_this_process(command: &mut Command) {
     let launcher = getpid();
     let in_child = move || {

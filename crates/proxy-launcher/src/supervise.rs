@@ -42,8 +42,10 @@ const IGNORED_SIGNALS: [fn() -> SignalKind; 5] = [
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The probes cannot be answered.
-    #[error("failed to listen on {address} for the kubelet's probes; another process may hold the port: choose \
-             another with CLOUDSTATE_LAUNCHER_ADMIN_PORT and in the pod's probes")]
+    #[error(
+        "failed to listen on {address} for the kubelet's probes; another process may hold the port: choose \
+             another with CLOUDSTATE_LAUNCHER_ADMIN_PORT and in the pod's probes"
+    )]
     Listen {
         /// Where.
         address: SocketAddr,
@@ -242,7 +244,10 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             child: signal(SignalKind::child())?,
-            _ignored: IGNORED_SIGNALS.iter().map(|kind| signal(kind())).collect::<Result<_, _>>()?,
+            _ignored: IGNORED_SIGNALS
+                .iter()
+                .map(|kind| signal(kind()))
+                .collect::<Result<_, _>>()?,
         })
     }
 }

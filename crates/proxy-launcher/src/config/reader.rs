@@ -88,11 +88,17 @@ impl Reader {
     /// Warns about every variable with this prefix that nobody asked for: most likely a typing error.
     pub(super) fn warn_of_unknown(&mut self, prefix: &str) {
         let known = &self.known;
-        let unknown = self.environment.keys().filter_map(|name| name.to_str()).filter(|name| {
-            name.starts_with(prefix) && !known.contains(name)
-        });
+        let unknown = self
+            .environment
+            .keys()
+            .filter_map(|name| name.to_str())
+            .filter(|name| name.starts_with(prefix) && !known.contains(name));
         let warnings: Vec<_> = unknown
-            .map(|name| format!("{name} is no setting of the launcher and is ignored; see docs/environment.md"))
+            .map(|name| {
+                format!(
+                    "{name} is no setting of the launcher and is ignored; see docs/environment.md"
+                )
+            })
             .collect();
         self.warnings.extend(warnings);
     }

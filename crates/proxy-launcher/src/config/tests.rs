@@ -59,8 +59,10 @@ fn every_problem_is_reported_at_once_with_name_value_and_way_out() {
 fn a_port_is_given_once() {
     assert_eq!(
         refused(&[("HTTP_PORT", "8080")]),
-        ["PortConflict: HTTP_PORT and USER_FUNCTION_PORT is \"8080\", expected two different ports; give one \
-          of them another port"]
+        [
+            "PortConflict: HTTP_PORT and USER_FUNCTION_PORT is \"8080\", expected two different ports; give one \
+          of them another port"
+        ]
     );
     assert_eq!(refused(&[("CLOUDSTATE_LAUNCHER_ADMIN_PORT", "8558")]).len(), 1);
     // A port that could not be read is no second problem.
@@ -81,7 +83,10 @@ fn port_stands_in_for_user_function_port() {
 
     let both = loaded(&[("PORT", "9000"), ("USER_FUNCTION_PORT", "9001")]);
     assert_eq!(both.config.ports.user_function.get(), 9001);
-    assert_eq!(both.warnings, ["USER_FUNCTION_PORT is 9001 and PORT is 9000: USER_FUNCTION_PORT is used"]);
+    assert_eq!(
+        both.warnings,
+        ["USER_FUNCTION_PORT is 9001 and PORT is 9000: USER_FUNCTION_PORT is used"]
+    );
 }
 
 #[test]
@@ -99,7 +104,6 @@ fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
     let mut pairs = environment(&[
         ("HTTP_PORT", "8013"),
         ("POSTGRES_PASSWORD", "007"),
-        ("TERMINATION_GRACE_PERIOD_SECONDS", "30"),
         ("JAVA_OPTS", "-Xmx256m"),
         ("CLOUDSTATE_SIDECAR_JVM_MEMORY", "256m"),
         ("_JAVA_OPTIONS", "-Xmx1g"),
@@ -113,10 +117,16 @@ fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
     let names: Vec<_> = loaded.proxy_environment.keys().filter_map(|name| name.to_str()).collect();
     assert_eq!(
         names,
-        ["HTTP_PORT", "POSTGRES_PASSWORD", "TERMINATION_GRACE_PERIOD_SECONDS", "USER_FUNCTION_PORT"]
+        [
+            "HTTP_PORT",
+            "POSTGRES_PASSWORD",
+            "TERMINATION_GRACE_PERIOD_SECONDS",
+            "USER_FUNCTION_PORT"
+        ]
     );
     assert_eq!(loaded.proxy_environment[&odd], odd);
     assert_eq!(loaded.proxy_environment[&OsString::from("POSTGRES_PASSWORD")], "007");
+    assert_eq!(loaded.proxy_environment[&OsString::from("TERMINATION_GRACE_PERIOD_SECONDS")], "30");
     assert!(loaded.warnings[0].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is no setting"));
 }
 

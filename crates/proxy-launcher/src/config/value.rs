@@ -37,7 +37,8 @@ pub(super) fn port(text: &str) -> Result<NonZeroU16, Refusal> {
 
 /// Whole seconds, as Kubernetes writes a grace period.
 pub(super) fn seconds(text: &str) -> Result<Duration, Refusal> {
-    const MAX: u64 = 86_400;
+    /// A year; Kubernetes knows no limit, but a typing error should be found.
+    const MAX: u64 = 31_536_000;
     Ok(Duration::from_secs(integer(text, 0, MAX, "whole seconds")?))
 }
 
@@ -56,7 +57,8 @@ pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
 
 /// A duration with one unit, up to a day: `500ms`, `5s`, `10m`, `1h`.
 pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
-    const EXPECTED: &str = "a whole number with one unit of ms, s, m or h, at most 24h, such as 500ms";
+    const EXPECTED: &str =
+        "a whole number with one unit of ms, s, m or h, at most 24h, such as 500ms";
     const MAX: Duration = Duration::from_hours(24);
     let unit_at = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(unit_at);
@@ -97,11 +99,18 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Refusal> {
 /// A path from the root.
 pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let path = PathBuf::from(text);
-    if path.is_absolute() { Ok(path) } else { refuse(Kind::NotAbsolute, "a path that starts with /") }
+    if path.is_absolute() {
+        Ok(path)
+    } else {
+        refuse(Kind::NotAbsolute, "a path that starts with /")
+    }
 }
 
 /// Any text that says something.
 pub(super) fn text(text: &str) -> Result<String, Refusal> {
+    if text.trim().is_empty() {
+        return refuse(Kind::EmptyValue, "a value that is more than spaces");
+    }
     Ok(text.to_owned())
 }
 
@@ -184,6 +193,7 @@ mod tests {
         refused(bytes("256Mi"), Kind::InvalidInteger);
         refused(bytes("0"), Kind::OutOfRange);
         refused(count("1001"), Kind::OutOfRange);
+        refused(text("  "), Kind::EmptyValue);
         refused(address("localhost"), Kind::InvalidAddress);
         refused(absolute_path("proxy"), Kind::NotAbsolute);
         refused(level("loud"), Kind::UnknownVariant);

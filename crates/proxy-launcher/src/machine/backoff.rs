@@ -54,7 +54,8 @@ impl Restarts {
     fn pause(&mut self) -> Duration {
         let factor = FACTOR.saturating_pow(self.pauses);
         self.pauses = self.pauses.saturating_add(1);
-        let pause = self.settings.backoff_initial.saturating_mul(factor).min(self.settings.backoff_max);
+        let pause =
+            self.settings.backoff_initial.saturating_mul(factor).min(self.settings.backoff_max);
         let permille = 1_000 - JITTER_PERCENT * 10 + self.dice.roll() % (JITTER_PERCENT * 20 + 1);
         let permille = u32::try_from(permille).expect("at most 1200");
         pause.saturating_mul(permille) / 1_000

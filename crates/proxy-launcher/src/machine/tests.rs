@@ -118,7 +118,7 @@ impl World {
     fn check_budget(&self) {
         let Some(last) = self.failures.last() else { return };
         let window = self.machine.supervise.budget_window;
-        let recent = self.failures.iter().filter(|at| *last - **at < window).count();
+        let recent = self.failures.iter().filter(|at| last.saturating_sub(**at) < window).count();
         assert!(recent <= self.machine.supervise.budget as usize, "{recent} failures and a start");
     }
 
@@ -158,7 +158,10 @@ impl World {
 #[test]
 fn a_started_proxy_is_ready_when_it_says_so() {
     let mut world = World::new(1);
-    assert_eq!(world.not_ready(reason::PROXY_STARTING), "the proxy was started and has not answered yet");
+    assert_eq!(
+        world.not_ready(reason::PROXY_STARTING),
+        "the proxy was started and has not answered yet"
+    );
     world.answer(Answer::Silent("connection refused".to_owned()));
     assert_eq!(world.not_ready(reason::PROXY_STARTING), "connection refused");
     let why = NotReady { reason: "UserFunctionUnreachable".to_owned(), message: "…".to_owned() };
@@ -188,9 +191,11 @@ fn pauses_double_within_their_jitter() {
             world.crash(End::Code(1));
             let died = world.now;
             world.advance(40 * SEC);
-            pauses.push((*world.spawns.last().unwrap() - died).as_millis());
+            pauses.push(world.spawns.last().unwrap().saturating_sub(died).as_millis());
         }
-        for (pause, middle) in pauses.iter().zip([500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000]) {
+        for (pause, middle) in
+            pauses.iter().zip([500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000])
+        {
             assert!((middle * 8 / 10..=middle * 12 / 10).contains(pause), "{pauses:?}");
         }
     }
@@ -224,7 +229,9 @@ fn the_end_beyond_the_budget_is_the_last() {
     assert_eq!(code, 3);
     let words = words.unwrap();
     assert_eq!(words.reason, reason::PROXY_CRASHED);
-    assert!(words.message.contains("left with exit code 3; that was more than 5 times within 600s"));
+    assert!(
+        words.message.contains("left with exit code 3; that was more than 5 times within 600s")
+    );
     assert!(!world.machine.health().alive);
 }
 
@@ -323,7 +330,10 @@ fn term_without_a_running_proxy_leaves_at_once() {
 
     let mut waiting = World::running();
     waiting.crash(End::Signal(9));
-    assert_eq!(waiting.not_ready(reason::PROXY_STARTING), "the proxy was killed by signal 9 and will be started again shortly");
+    assert_eq!(
+        waiting.not_ready(reason::PROXY_STARTING),
+        "the proxy was killed by signal 9 and will be started again shortly"
+    );
     waiting.give(Event::Terminate);
     waiting.exited_with(0);
 }
@@ -360,7 +370,7 @@ fn term_turns_a_restart_into_a_stop() {
     assert_eq!(world.spawns.len(), 1);
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Advance(u64),
     Crash(End),

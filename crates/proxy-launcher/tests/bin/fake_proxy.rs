@@ -1,7 +1,7 @@
 //! A proxy that does as it is told by its arguments, for `tests/launcher.rs`.
 //!
 //! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
-//! leaves last words first, `--ignore-term` outlives TERM, `--orphan` leaves a process without a parent,
+//! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
 
 use std::{
@@ -40,7 +40,8 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             "--words" => fs::write(variable("CLOUDSTATE_TERMINATION_PATH"), value()?)?,
             "--ignore-term" => script.ignore_term = true,
             "--orphan" => {
-                Command::new("/bin/sh").args(["-c", "sleep 0.05 & echo $! >&2"]).status()?;
+                let script = format!("sleep {} & echo orphan $! >&2", value()?);
+                Command::new("/bin/sh").args(["-c", &script]).status()?;
             }
             _ => return Err(format!("unknown argument {arg}").into()),
         }

@@ -1,0 +1,306 @@
+//! The launcher as Kubernetes sees it: a real process with a real child, over signals, probes and exit codes.
+
+mod support;
+
+use std::{
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use self::support::{PROXY, launcher};
+
+const SERVES: &[&str] = &[];
+
+#[test]
+fn probes_follow_the_proxy_and_term_ends_it_cleanly() {
+    let mut launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    for (method, path, status) in [
+        ("GET", "/startup", 200),
+        ("GET", "/alive", 200),
+        ("HEAD", "/ready", 200),
+        ("POST", "/ready", 405),
+        ("GET", "/metrics", 404),
+    ] {
+        assert_eq!(launcher.ask(method, path).unwrap().0, status, "{method} {path}");
+    }
+
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(proxy.is_buried());
+    assert_eq!(launcher.words(), "");
+}
+
+#[test]
+fn term_serves_on_while_endpoints_are_withdrawn() {
+    let mut launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "2s").start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "the pod is being stopped");
+    assert!(proxy.is_running());
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(asked.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn an_interrupt_skips_the_delay() {
+    let mut launcher = launcher(SERVES)
+        .env("TERMINATION_GRACE_PERIOD_SECONDS", "600")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "300s")
+        .start();
+    launcher.await_ready();
+    launcher.signal(Signal::INT);
+    assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn a_killed_proxy_is_back_within_two_seconds() {
+    let launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let first = launcher.await_proxy(1);
+    let killed = Instant::now();
+    first.signal(Signal::KILL);
+    let second = launcher.await_proxy(2);
+    launcher.await_ready();
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    assert_ne!(first, second);
+}
+
+#[test]
+fn while_a_proxy_is_down_the_probes_say_so() {
+    let mut launcher = launcher(SERVES)
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "1h")
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "1h")
+        .start();
+    launcher.await_ready();
+    launcher.await_proxy(1).signal(Signal::KILL);
+    let message = "the proxy was killed by signal 9 and will be started again shortly";
+    launcher.await_not_ready("ProxyStarting", message);
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+    assert_eq!(launcher.ask("GET", "/startup").unwrap().0, 200);
+
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn the_proxys_reason_is_passed_on() {
+    let reason =
+        r#"{"reason":"UserFunctionUnreachable","message":"nothing listens on 127.0.0.1:8080"}"#;
+    let launcher = launcher(&["--ready", reason]).start();
+    launcher.await_not_ready("UserFunctionUnreachable", "nothing listens on 127.0.0.1:8080");
+}
+
+#[test]
+fn a_proxy_that_gives_no_reason_gets_one() {
+    let launcher = launcher(&["--ready", "<html>"]).start();
+    let message = "the proxy answers 503 Service Unavailable without saying why";
+    launcher.await_not_ready("ProxyStarting", message);
+}
+
+#[test]
+fn a_refusal_is_final_and_its_words_are_kept() {
+    let words = r#"{"reason":"UserFunctionRefused","message":"protocol 9.9 is not supported"}"#;
+    let mut launcher = launcher(&["--words", words, "--exit", "78"]).start();
+    assert_eq!(launcher.await_exit(), 78);
+    assert_eq!(launcher.words(), words);
+}
+
+#[test]
+fn a_refusal_without_words_gets_ours() {
+    let mut launcher = launcher(&["--exit", "64"]).start();
+    assert_eq!(launcher.await_exit(), 78);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ConfigurationRefused");
+    assert!(
+        message.starts_with("the proxy left with exit code 64 and did not say why"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_crash_loop_ends_with_the_proxys_code() {
+    let mut launcher = launcher(&["--exit", "3"])
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "2")
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "10ms")
+        .start();
+    assert_eq!(launcher.await_exit(), 3);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ProxyCrashed");
+    assert!(message.starts_with("the proxy left with exit code 3; that was more than 2 times"));
+    assert_eq!(launcher.raw_log().matches("\"proxy started\"").count(), 3);
+}
+
+#[test]
+fn a_fresh_start_is_given_at_once_and_costs_no_budget() {
+    let setup = launcher(&["--exit-once", "75"])
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "0")
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "1h")
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "1h");
+    let mark = setup.file("mark");
+    let launcher = setup.arg(mark.to_str().unwrap()).start();
+    launcher.await_proxy(2);
+    launcher.await_ready();
+}
+
+#[test]
+fn a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
+    let mut launcher = launcher(&["--ignore-term"])
+        .env("TERMINATION_GRACE_PERIOD_SECONDS", "4")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "3s")
+        .start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 137);
+    let took = asked.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert!(proxy.is_buried());
+}
+
+#[test]
+fn orphans_are_buried() {
+    let launcher = launcher(&["--orphan", "0.05"]).start();
+    let orphan = launcher.await_orphan();
+    launcher.await_log("orphans reaped");
+    assert!(orphan.is_buried());
+}
+
+#[test]
+fn what_a_dead_proxy_left_behind_is_killed() {
+    let launcher = launcher(&["--orphan", "1000"]).start();
+    launcher.await_ready();
+    let orphan = launcher.await_orphan();
+    assert!(orphan.is_running());
+    launcher.await_proxy(1).signal(Signal::KILL);
+    orphan.await_end();
+}
+
+#[test]
+fn the_proxy_dies_with_the_launcher() {
+    let launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    launcher.signal(Signal::KILL);
+    proxy.await_end();
+}
+
+#[test]
+fn signals_without_a_meaning_change_nothing() {
+    let launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    for signal in [Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::ALARM] {
+        launcher.signal(signal);
+    }
+    launcher.await_ready();
+    assert!(proxy.is_running());
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_keep_the_kubelet_waiting() {
+    let launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let silent: Vec<_> = (0..200).map(|_| launcher.connect().unwrap()).collect();
+    let asked = Instant::now();
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+    drop(silent);
+}
+
+#[test]
+fn a_bad_environment_is_refused_with_every_problem() {
+    let mut launcher = launcher(SERVES)
+        .env("HTTP_PORT", "65536")
+        .env("CLOUDSTATE_STORE", "redis")
+        .env("METRICS_PORT", "2552")
+        .start();
+    assert_eq!(launcher.await_exit(), 78);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ConfigurationRefused");
+    for part in [
+        "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory",
+        "PortOutOfRange: HTTP_PORT is \"65536\"",
+        "PortConflict: METRICS_PORT and REMOTING_PORT is \"2552\"",
+    ] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!launcher.raw_log().contains("proxy started"));
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    let mut launcher =
+        launcher(SERVES).env("CLOUDSTATE_LAUNCHER_COMMAND", "/nonexistent/proxy").start();
+    assert_eq!(launcher.await_exit(), 127);
+    let (_, message) = launcher.not_ready_words();
+    assert!(message.contains("program does not exist; CLOUDSTATE_LAUNCHER_COMMAND"), "{message}");
+}
+
+#[test]
+fn a_taken_admin_port_is_named() {
+    let taken = TcpListener::bind(("127.0.0.1", support::free_port())).unwrap();
+    let address = taken.local_addr().unwrap();
+    let mut launcher =
+        launcher(SERVES).env("CLOUDSTATE_LAUNCHER_ADMIN_PORT", &address.port().to_string()).start();
+    assert_eq!(launcher.await_exit(), 71);
+    let (_, message) = launcher.not_ready_words();
+    assert!(message.starts_with(&format!("failed to listen on {address}")), "{message}");
+}
+
+#[test]
+fn an_unknown_option_is_a_usage_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let words = folder.path().join("words");
+    let output = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"))
+        .arg("--frobnicate")
+        .env("CLOUDSTATE_TERMINATION_PATH", &words)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    let log = String::from_utf8(output.stderr).unwrap();
+    assert!(log.contains("--frobnicate") && log.contains("after `--`"), "{log}");
+    assert!(std::fs::read_to_string(words).unwrap().contains("--frobnicate"));
+}
+
+#[test]
+fn check_says_what_would_happen_and_starts_nothing() {
+    for (command, metrics_port, code, expected) in [
+        (PROXY, "tcp://10.0.0.1:80", 0, "warning: METRICS_PORT is \"tcp://10.0.0.1:80\""),
+        (PROXY, "9090", 0, "ok: would start "),
+        (PROXY, "0", 78, "error: PortOutOfRange: METRICS_PORT"),
+        ("/nonexistent/proxy", "9090", 78, "error: ExecNotFound: CLOUDSTATE_LAUNCHER_COMMAND"),
+        ("/etc/passwd", "9090", 78, "error: ExecNotExecutable: CLOUDSTATE_LAUNCHER_COMMAND"),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"))
+            .args(["check", "--", "--exit", "3"])
+            .env("CLOUDSTATE_LAUNCHER_COMMAND", command)
+            .env("METRICS_PORT", metrics_port)
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.starts_with(expected), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
+    }
+}
+
+#[test]
+fn version_is_one_line() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_proxy-launcher")).arg("version").output().unwrap();
+    assert!(output.status.success());
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("proxy-launcher {}\n", env!("CARGO_PKG_VERSION"))
+    );
+}

@@ -1,0 +1,253 @@
+//! A launcher under test: its own ports, its own folder, killed when dropped.
+
+#![expect(clippy::unwrap_used, reason = "clippy.toml frees tests, and these are their helpers")]
+
+use std::{
+    fs::{self, File},
+    io::{self, Read, Write},
+    net::{TcpListener, TcpStream},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Far beyond what anything here takes, also on a machine that is busy with other things.
+const PATIENCE: Duration = Duration::from_secs(30);
+const GLANCE: Duration = Duration::from_millis(10);
+
+pub(crate) const PROXY: &str = env!("CARGO_BIN_EXE_fake-proxy");
+
+/// Settings of one launcher, before it is started.
+pub(crate) struct Setup {
+    command: Command,
+    folder: TempDir,
+    admin_port: u16,
+}
+
+pub(crate) struct Launcher {
+    process: Child,
+    folder: TempDir,
+    admin_port: u16,
+}
+
+/// A launcher whose proxy is the fake, which obeys `script`.
+pub(crate) fn launcher(script: &[&str]) -> Setup {
+    let folder = tempfile::tempdir().unwrap();
+    let admin_port = free_port();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"));
+    command.env_clear().arg("--").args(script);
+    let setup = Setup { command, folder, admin_port };
+    setup
+        .env("CLOUDSTATE_LAUNCHER_COMMAND", PROXY)
+        .env("CLOUDSTATE_LAUNCHER_ADMIN_BIND", "127.0.0.1")
+        .env("CLOUDSTATE_LAUNCHER_ADMIN_PORT", &admin_port.to_string())
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "50ms")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "0s")
+        .env("CLOUDSTATE_LAUNCHER_LOG_LEVEL", "debug")
+        .env("MANAGEMENT_PORT", &free_port().to_string())
+}
+
+impl Setup {
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub(crate) fn arg(mut self, arg: &str) -> Self {
+        self.command.arg(arg);
+        self
+    }
+
+    pub(crate) fn start(mut self) -> Launcher {
+        let log = File::create(self.file("log")).unwrap();
+        let words = self.file("words");
+        File::create(&words).unwrap();
+        self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null()).stderr(log);
+        let process = self.command.spawn().unwrap();
+        Launcher { process, folder: self.folder, admin_port: self.admin_port }
+    }
+}
+
+impl Launcher {
+    /// Status and body of a request; nothing while nobody listens.
+    pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
+        let mut stream = self.connect().ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").ok()?;
+        let mut response = String::new();
+        stream.read_to_string(&mut response).ok()?;
+        let status = response.split(' ').nth(1)?.parse().ok()?;
+        let (_, body) = response.split_once("\r\n\r\n")?;
+        Some((status, body.to_owned()))
+    }
+
+    pub(crate) fn connect(&self) -> io::Result<TcpStream> {
+        TcpStream::connect(("127.0.0.1", self.admin_port))
+    }
+
+    #[track_caller]
+    pub(crate) fn await_ready(&self) {
+        self.eventually("ready", || self.ask("GET", "/ready").filter(|(status, _)| *status == 200));
+    }
+
+    /// Waits for a 503 with that reason and a message that starts so.
+    #[track_caller]
+    pub(crate) fn await_not_ready(&self, reason: &str, message: &str) {
+        self.eventually(reason, || {
+            let (status, body) = self.ask("GET", "/ready")?;
+            let body: Value = serde_json::from_str(&body).ok()?;
+            let is_it = status == 503
+                && body["reason"] == reason
+                && body["message"].as_str()?.starts_with(message);
+            is_it.then_some(())
+        });
+    }
+
+    /// Waits for the proxy's `nth` start and returns its process id.
+    #[track_caller]
+    pub(crate) fn await_proxy(&self, nth: u64) -> Process {
+        self.eventually("start of a proxy", || {
+            self.log()
+                .into_iter()
+                .find(|line| line["message"] == "proxy started" && line["generation"] == nth)
+        })["pid"]
+            .as_i64()
+            .map(Process::of)
+            .unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn await_log(&self, message: &str) {
+        self.eventually(message, || self.log().into_iter().find(|line| line["message"] == message));
+    }
+
+    /// Waits for the fake's orphan.
+    #[track_caller]
+    pub(crate) fn await_orphan(&self) -> Process {
+        self.eventually("an orphan", || {
+            let log = fs::read_to_string(self.folder.path().join("log")).unwrap();
+            let pid = log.lines().find_map(|line| line.strip_prefix("orphan "))?;
+            Some(Process::of(pid.parse().unwrap()))
+        })
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        Process::of(self.process.id().into()).signal(signal);
+    }
+
+    /// Waits for the launcher's exit code.
+    #[track_caller]
+    pub(crate) fn await_exit(&mut self) -> i32 {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status.code().unwrap();
+            }
+            assert!(started.elapsed() < PATIENCE, "still running:\n{}", self.raw_log());
+            thread::sleep(GLANCE);
+        }
+    }
+
+    /// Content of the termination file: text, or JSON as `reason` and `message`.
+    pub(crate) fn words(&self) -> String {
+        fs::read_to_string(self.folder.path().join("words")).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn not_ready_words(&self) -> (String, String) {
+        let words: Value = serde_json::from_str(&self.words()).unwrap();
+        let field = |name: &str| words[name].as_str().unwrap().to_owned();
+        (field("reason"), field("message"))
+    }
+
+    pub(crate) fn raw_log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    fn log(&self) -> Vec<Value> {
+        self.raw_log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    #[track_caller]
+    fn eventually<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+        eventually(what, || self.raw_log(), look)
+    }
+}
+
+impl Drop for Launcher {
+    fn drop(&mut self) {
+        // Its proxy goes with it: that is what the parent-death signal is for.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Some process that a test may look at or end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Process(Pid);
+
+impl Process {
+    fn of(pid: i64) -> Self {
+        Self(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap())
+    }
+
+    pub(crate) fn signal(self, signal: Signal) {
+        kill_process(self.0, signal).unwrap();
+    }
+
+    pub(crate) fn is_running(self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.as_raw_nonzero()));
+        // The state follows the name, which stands in parentheses and may hold anything.
+        let state =
+            stat.as_ref().ok().and_then(|stat| stat.rsplit_once(") ")).map(|(_, rest)| rest);
+        state.is_some_and(|state| !state.starts_with('Z'))
+    }
+
+    /// Whether not even a zombie is left.
+    pub(crate) fn is_buried(self) -> bool {
+        !fs::exists(format!("/proc/{}", self.0.as_raw_nonzero())).unwrap()
+    }
+
+    #[track_caller]
+    pub(crate) fn await_end(self) {
+        eventually("end of a process", String::new, || (!self.is_running()).then_some(()));
+    }
+}
+
+#[track_caller]
+fn eventually<T>(what: &str, context: impl Fn() -> String, look: impl Fn() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "waited in vain for {what}\n{}", context());
+        thread::sleep(GLANCE);
+    }
+}
+
+/// A port that nobody has. It lies below those that the kernel hands out to connections, so that none takes
+/// it before the launcher does, and test processes begin at different places.
+pub(crate) fn free_port() -> u16 {
+    const FIRST: u32 = 20_000;
+    const COUNT: u32 = 9_000;
+    static TAKEN: AtomicU16 = AtomicU16::new(0);
+    loop {
+        let taken = u32::from(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let offset = std::process::id().wrapping_mul(64).wrapping_add(taken) % COUNT;
+        let port = u16::try_from(FIRST + offset).unwrap();
+        if TcpListener::bind(("0.0.0.0", port)).is_ok() {
+            return port;
+        }
+    }
+}
