@@ -221,7 +221,7 @@ impl Supervisor<'_> {
             if differs {
                 match &new.ready {
                     Ok(()) => info!("ready"),
-                    Err(why) => info!(reason = why.reason, message = why.message, "not ready"),
+                    Err(why) => info!(reason = why.reason, why = why.message, "not ready"),
                 }
                 *old = new;
             }
