@@ -1,11 +1,23 @@
 //! Every command that we run: `cargo xtask --help`.
 
+mod cluster;
 mod codegen;
+mod digest;
+mod down;
 mod e2e;
 mod flags;
+mod golang;
+mod host;
+mod images;
+mod install;
+mod layout;
+mod network_hint;
+mod parts;
+mod progress;
 mod run;
 mod test;
 mod tidy;
+mod up;
 
 use std::{path::Path, process::ExitCode};
 
@@ -15,8 +27,8 @@ use flags::{Command, Flags};
 fn main() -> ExitCode {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies in the workspace");
     let outcome = match Flags::parse().command {
-        Command::Up(_flags) => Err(anyhow::anyhow!("not built yet")),
-        Command::Down => Err(anyhow::anyhow!("not built yet")),
+        Command::Up(flags) => up::run(&flags),
+        Command::Down => down::run(),
         Command::Test => test::run(root),
         Command::Tidy => tidy::run(root),
         Command::Codegen => codegen::run(root),

@@ -1,0 +1,3 @@
+module cloudstate.io/parts/pause
+
+go 1.24.0

@@ -1,0 +1,348 @@
+//! Installs resources, operator and sample in a cluster, and makes the first calls.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    process::{Child, Command, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::{
+    cluster::{self, Handle},
+    digest::Digest,
+    layout,
+    progress::Progress,
+};
+
+/// Namespace of the operator in `deploy/operator`.
+const NAMESPACE: &str = "cloudstate";
+/// Deployment of the operator in `deploy/operator`.
+const OPERATOR: &str = "cloudstate-operator";
+/// The sample's StatefulService, and so its Service.
+const SAMPLE: &str = "shopping-cart";
+/// The sample's gRPC service.
+const CART: &str = "com.example.shoppingcart.ShoppingCart";
+
+/// Which image really stands behind each image name of our manifests.
+#[derive(Clone, Debug)]
+pub struct References(Vec<(String, String)>);
+
+impl References {
+    /// From pairs of a name without tag and a full reference.
+    pub fn new(pairs: Vec<(String, String)>) -> Self {
+        Self(pairs)
+    }
+
+    /// Replaces `<name>:<any tag>` by the reference, everywhere in the text.
+    pub fn substitute(&self, text: &str) -> String {
+        self.0.iter().fold(text.to_owned(), |text, (name, reference)| {
+            let name = format!("{name}:");
+            let mut pieces = text.split(&name);
+            let mut out = pieces.next().unwrap_or_default().to_owned();
+            for piece in pieces {
+                let is_tag = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+                out.push_str(reference);
+                out.push_str(piece.trim_start_matches(is_tag));
+            }
+            out
+        })
+    }
+}
+
+/// Installs the resource definitions and the operator, and waits until it is ready.
+///
+/// # Errors
+/// When the API server refuses, or the operator does not become ready.
+pub fn operator(progress: &Progress, handle: &Handle, references: &References) -> Result<()> {
+    progress.say("installing resource definitions and operator");
+    let crds = layout::root().join("deploy/crds");
+    handle.ask(&[
+        "apply",
+        "--server-side",
+        "--force-conflicts",
+        "--field-manager=cloudstate-xtask",
+        "--filename",
+        &crds.display().to_string(),
+    ])?;
+    // `kubectl wait` fails on a definition that has no status yet, so it may take a second attempt.
+    progress.wait_until(
+        "the resource definitions are established",
+        Duration::from_secs(30),
+        || {
+            let crds = crds.display().to_string();
+            handle
+                .ask(&["wait", "--for=condition=Established", "--timeout=5s", "--filename", &crds])
+                .map(drop)
+        },
+    )?;
+    let manifest = references.substitute(&render(handle, references)?);
+    cluster::apply(handle, &manifest)?;
+    let selector = "app.kubernetes.io/name=cloudstate-operator";
+    progress.wait_until("the operator is ready", Duration::from_secs(120), || {
+        let rolled = handle.ask(&[
+            "--namespace",
+            NAMESPACE,
+            "rollout",
+            "status",
+            "--timeout=2s",
+            &format!("deployment/{OPERATOR}"),
+        ]);
+        rolled.map(drop).map_err(|error| error.context(why_waiting(handle, NAMESPACE, selector)))
+    })
+}
+
+/// The operator's objects, with a digest of its configuration in the pod's annotations: the operator reads
+/// its configuration when it starts, so another configuration must be another pod.
+fn render(handle: &Handle, references: &References) -> Result<String> {
+    let root = layout::root();
+    let base = handle.ask(&["kustomize", &root.join("deploy/operator").display().to_string()])?;
+    let mut digest = Digest::new();
+    for document in base.split("\n---\n").filter(|document| document.contains("kind: ConfigMap")) {
+        digest.part("configuration", references.substitute(document).as_bytes());
+    }
+    let folder = root.join("target/install");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    let overlay = format!(
+        r#"resources: [../../deploy/operator]
+patches:
+- patch: '{{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {{"name": "{OPERATOR}", "namespace": "{NAMESPACE}"}},
+    "spec": {{"template": {{"metadata": {{"annotations": {{"cloudstate.io/configuration": "{}"}}}}}}}}}}'
+"#,
+        digest.short()
+    );
+    fs::write(folder.join("kustomization.yaml"), overlay)
+        .context("write target/install/kustomization.yaml")?;
+    handle.ask(&["kustomize", &folder.display().to_string()])
+}
+
+/// What the pods of that selector wait for, for a person.
+fn why_waiting(handle: &Handle, namespace: &str, selector: &str) -> String {
+    let path = "{range .items[*]}{.metadata.name}: {.status.phase}{range .status.containerStatuses[*]} \
+                {.name} {.state.waiting.reason} {.state.waiting.message} {.state.terminated.reason}{end}; {end}";
+    let pods = handle.ask(&[
+        "--namespace",
+        namespace,
+        "get",
+        "pods",
+        "-l",
+        selector,
+        "-o",
+        &format!("jsonpath={path}"),
+    ]);
+    match pods {
+        Ok(pods) if pods.is_empty() => "no pod yet".to_owned(),
+        Ok(pods) => pods.split_whitespace().collect::<Vec<_>>().join(" "),
+        Err(error) => format!("{error:#}"),
+    }
+}
+
+/// Applies the sample and waits for its condition `Ready`.
+///
+/// # Errors
+/// When it does not become ready, with its condition.
+pub fn sample(progress: &Progress, handle: &Handle, references: &References) -> Result<()> {
+    progress.say("deploying samples/shopping-cart");
+    let path = layout::root().join("samples/shopping-cart/shopping-cart.yaml");
+    let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+    cluster::apply(handle, &references.substitute(&text))?;
+    let service = format!("statefulservice/{SAMPLE}");
+    let condition = "jsonpath={.status.conditions[?(@.type==\"Ready\")]}";
+    progress.wait_until("the shopping cart is ready", Duration::from_secs(120), || {
+        // Ready for the specification that was just applied, not for the one before.
+        let generations = handle.ask(&[
+            "get",
+            &service,
+            "-o",
+            "jsonpath={.metadata.generation} {.status.conditions[?(@.type==\"Ready\")].observedGeneration} \
+             {.status.conditions[?(@.type==\"Ready\")].status}",
+        ])?;
+        if is_current_and_true(&generations) {
+            return Ok(());
+        }
+        bail!("condition Ready: {}", handle.ask(&["get", &service, "-o", condition])?)
+    })?;
+    handle.ask(&["wait", "--for=condition=Ready", "--timeout=30s", &service]).map(drop)
+}
+
+/// Reads `<generation> [<observed generation>] <status>`; a condition need not say what it observed.
+fn is_current_and_true(text: &str) -> bool {
+    match text.split_whitespace().collect::<Vec<_>>()[..] {
+        [generation, observed, "True"] => generation == observed,
+        [_, "True"] => true,
+        _ => false,
+    }
+}
+
+/// Adds two items to a cart, reads it, and says what to type next.
+///
+/// # Errors
+/// When a call fails, or the cart does not hold what was put in.
+pub fn first_calls(progress: &Progress, handle: &Handle) -> Result<()> {
+    let cluster_ip = handle.ask(&["get", "service", SAMPLE, "-o", "jsonpath={.spec.clusterIP}"])?;
+    let route = Route::to(progress, handle, &cluster_ip)?;
+    // A cart of its own for each run, so that what is read can be compared with what was put in.
+    let seconds =
+        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let user = format!("user-{seconds}");
+    progress.say(&format!("calling {CART} at {}", route.address));
+    for (product, name, quantity) in [("apples", "Apples", 3), ("pears", "Pears", 2)] {
+        let item = serde_json::json!({
+            "userId": user, "productId": product, "name": name, "quantity": quantity
+        });
+        call(handle, &route.address, "AddItem", &item)?;
+    }
+    let cart = call(handle, &route.address, "GetCart", &serde_json::json!({ "userId": user }))?;
+    ensure!(holds_both(&cart), "the cart does not hold what was put in: {cart}");
+    println!("\nThe cart of {user}:\n{cart}\n");
+    println!("Ready after {} s. What to type next:", progress.elapsed().as_secs());
+    println!(
+        "  export KUBECONFIG={} PATH={}:$PATH",
+        handle.kubeconfig.display(),
+        handle.bin.display()
+    );
+    println!("  kubectl get statefulservices");
+    if let Some(forward) = &route.forward_command {
+        println!("  {forward} &");
+    }
+    println!(
+        "  {} -plaintext -d '{{\"userId\": \"{user}\"}}' {} {CART}/GetCart",
+        handle.grpcurl.display(),
+        route.address
+    );
+    if handle.own {
+        println!("  cargo xtask down");
+    }
+    Ok(())
+}
+
+fn call(
+    handle: &Handle,
+    address: &str,
+    method: &str,
+    request: &serde_json::Value,
+) -> Result<String> {
+    let output = Command::new(&handle.grpcurl)
+        .args([
+            "-plaintext",
+            "-connect-timeout",
+            "5",
+            "-max-time",
+            "10",
+            "-d",
+            &request.to_string(),
+            address,
+        ])
+        .arg(format!("{CART}/{method}"))
+        .output()
+        .with_context(|| format!("start {}", handle.grpcurl.display()))?;
+    if !output.status.success() {
+        bail!("{CART}/{method} at {address}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn holds_both(cart: &str) -> bool {
+    let cart: serde_json::Value = serde_json::from_str(cart).unwrap_or_default();
+    let items = cart["items"].as_array().cloned().unwrap_or_default();
+    let quantity = |product: &str| {
+        items
+            .iter()
+            .find(|item| item["productId"] == product)
+            .and_then(|item| item["quantity"].as_i64())
+    };
+    items.len() == 2 && quantity("apples") == Some(3) && quantity("pears") == Some(2)
+}
+
+/// How this machine reaches the sample's Service.
+struct Route {
+    address: String,
+    /// What the user has to run to go the same way.
+    forward_command: Option<String>,
+    forward: Option<Child>,
+}
+
+impl Route {
+    /// The Service's own address where it can be reached, else a forwarded port.
+    fn to(progress: &Progress, handle: &Handle, cluster_ip: &str) -> Result<Self> {
+        let address = format!("{cluster_ip}:80");
+        let direct = (cluster_ip, 80);
+        let reaches = |limit| {
+            let ip: Ipv4Addr = direct.0.parse().ok()?;
+            TcpStream::connect_timeout(&(ip, direct.1).into(), limit).ok()
+        };
+        if handle.own || reaches(Duration::from_secs(2)).is_some() {
+            return Ok(Self { address, forward_command: None, forward: None });
+        }
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr())?.port();
+        let forward = handle
+            .kubectl(&["port-forward", &format!("service/{SAMPLE}"), &format!("{port}:80")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .context("start kubectl port-forward")?;
+        let route = Self {
+            address: format!("127.0.0.1:{port}"),
+            forward_command: Some(format!("kubectl port-forward service/{SAMPLE} {port}:80")),
+            forward: Some(forward),
+        };
+        progress.wait_until("the forwarded port answers", Duration::from_secs(20), || {
+            TcpStream::connect(("127.0.0.1", port))
+                .map(drop)
+                .context("connect to the forwarded port")
+        })?;
+        Ok(route)
+    }
+}
+
+impl Drop for Route {
+    fn drop(&mut self) {
+        if let Some(forward) = &mut self.forward {
+            let _gone = forward.kill();
+            let _reaped = forward.wait();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn image_names_are_replaced_with_their_tags() {
+        let references = References::new(vec![
+            ("localhost/cloudstate/operator".to_owned(), "r.example.com/operator:1-ab".to_owned()),
+            (
+                "localhost/cloudstate/sidecar".to_owned(),
+                "localhost/cloudstate/sidecar:1-cd".to_owned(),
+            ),
+        ]);
+        assert_eq!(
+            references.substitute("image: localhost/cloudstate/operator:0.1.0\nx: \"localhost/cloudstate/sidecar:dev\""),
+            "image: r.example.com/operator:1-ab\nx: \"localhost/cloudstate/sidecar:1-cd\""
+        );
+        assert_eq!(
+            references.substitute("image: localhost/cloudstate/other:1"),
+            "image: localhost/cloudstate/other:1"
+        );
+    }
+
+    #[test]
+    fn an_old_condition_does_not_count() {
+        assert!(is_current_and_true("2 2 True"));
+        assert!(!is_current_and_true("2 1 True"));
+        assert!(!is_current_and_true("2 2 False"));
+        assert!(!is_current_and_true("2"));
+    }
+
+    #[test]
+    fn a_cart_must_hold_exactly_what_was_put_in() {
+        let full = r#"{"items": [{"productId": "apples", "quantity": 3}, {"productId": "pears", "quantity": 2}]}"#;
+        assert!(holds_both(full));
+        assert!(!holds_both(r#"{"items": [{"productId": "apples", "quantity": 3}]}"#));
+        assert!(!holds_both("{}"));
+    }
+}

@@ -1,0 +1,179 @@
+//! `cargo xtask up`: from a bare machine to an answer of the sample.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, Result};
+use xshell::Shell;
+
+use crate::{
+    cluster::{self, Handle},
+    flags,
+    golang::Go,
+    host::{self, Lock},
+    images::{self, Image, Recipe},
+    install::{self, References},
+    layout,
+    parts::{self, Part},
+    progress::Progress,
+};
+
+/// Programs of ours that go into images.
+const PROGRAMS: [&str; 3] = ["operator", "proxy-launcher", "proxy"];
+/// Free disk in GiB for a first run: Go's caches are the most of it.
+const SPACE_FIRST: u64 = 14;
+/// Free disk in GiB for a later run.
+const SPACE_LATER: u64 = 3;
+
+/// The images of this working copy.
+#[derive(Clone, Debug)]
+pub struct Images {
+    /// The operator.
+    pub operator: Image,
+    /// Launcher and proxy.
+    pub sidecar: Image,
+    /// The sample's user function.
+    pub shopping_cart: Image,
+}
+
+impl Images {
+    fn all(&self) -> [&Image; 3] {
+        [&self.operator, &self.sidecar, &self.shopping_cart]
+    }
+
+    fn references(&self, name: impl Fn(&Image) -> Result<String>) -> Result<References> {
+        let pairs =
+            self.all().into_iter().map(|image| Ok((image.repository.clone(), name(image)?)));
+        Ok(References::new(pairs.collect::<Result<_>>()?))
+    }
+}
+
+/// What [`ensure`] leaves running.
+#[derive(Debug)]
+pub struct Running {
+    /// The cluster, with the operator of this working copy in it.
+    pub handle: Handle,
+    /// The images that are in it.
+    pub images: Images,
+    /// What to write in place of the image names of manifests.
+    pub references: References,
+    /// Keeps another `up` or `down` away.
+    pub lock: Lock,
+}
+
+/// Does all of `up`.
+///
+/// # Errors
+/// With what went wrong and what to do about it.
+pub fn run(flags: &flags::Up) -> Result<()> {
+    let progress = Progress::start(layout::logs())?;
+    match &flags.kubeconfig {
+        None => {
+            let running = ensure(&progress)?;
+            install::sample(&progress, &running.handle, &running.references)?;
+            install::first_calls(&progress, &running.handle)
+        }
+        Some(kubeconfig) => on_foreign(&progress, kubeconfig, flags.registry.as_deref()),
+    }
+}
+
+/// Sees to a cluster of our own with the operator of this working copy in it.
+///
+/// # Errors
+/// With what went wrong and what to do about it.
+pub fn ensure(progress: &Progress) -> Result<Running> {
+    let sh = Shell::new()?;
+    host::require_root("`cargo xtask up`")?;
+    let lock = Lock::take(Path::new(cluster::LOCK))?;
+    prepare(&sh, progress, &parts::FOR_A_CLUSTER, &host::NODE_PACKAGES)?;
+    let handle = cluster::ensure(&sh, progress)?;
+    progress.say(&format!("Kubernetes {} is ready", parts::KUBERNETES_VERSION));
+    let images = build_images(&sh, progress)?;
+    for image in images.all() {
+        cluster::import(progress, image)?;
+    }
+    let references = images.references(|image| Ok(image.reference()))?;
+    install::operator(progress, &handle, &references)?;
+    Ok(Running { handle, images, references, lock })
+}
+
+fn on_foreign(progress: &Progress, kubeconfig: &Path, registry: Option<&str>) -> Result<()> {
+    let sh = Shell::new()?;
+    fs::create_dir_all(layout::cache())
+        .with_context(|| format!("create {}", layout::cache().display()))?;
+    let _lock = Lock::take(&layout::cache().join("lock"))?;
+    prepare(&sh, progress, &parts::FOR_A_CLIENT, &[])?;
+    let handle = cluster::foreign_handle(kubeconfig)?;
+    let images = build_images(&sh, progress)?;
+    let references = match registry {
+        Some(registry) => images.references(|image| images::push(progress, image, registry))?,
+        None => {
+            progress.say("no --registry: the nodes of your cluster must have these images already, such as by");
+            for image in images.all() {
+                println!("    ctr --namespace k8s.io images import {}", image.archive.display());
+            }
+            println!(
+                "  on every node; kind: `kind load image-archive FILE`, minikube: `minikube image load FILE`"
+            );
+            images.references(|image| Ok(image.reference()))?
+        }
+    };
+    install::operator(progress, &handle, &references)?;
+    install::sample(progress, &handle, &references)?;
+    install::first_calls(progress, &handle)
+}
+
+/// Asks of the machine what is needed, installs packages, and builds programs by others.
+fn prepare(
+    sh: &Shell,
+    progress: &Progress,
+    parts: &[&Part],
+    packages: &[(&str, &str)],
+) -> Result<()> {
+    let mut first = false;
+    for part in parts {
+        first |= !part.is_built()?;
+    }
+    host::require_space(sh, &layout::cache(), if first { SPACE_FIRST } else { SPACE_LATER })?;
+    host::require_space(sh, &layout::root(), SPACE_LATER)?;
+    let packages: Vec<_> = packages.iter().chain(&host::IMAGE_PACKAGES).copied().collect();
+    host::ensure_packages(sh, progress, &packages)?;
+    if !packages.is_empty() && parts.len() == parts::FOR_A_CLUSTER.len() {
+        cluster::preflight(sh)?;
+    }
+    if first {
+        let go = Go::find(sh, progress)?;
+        for part in parts {
+            part.build(progress, &go)?;
+        }
+    }
+    Ok(())
+}
+
+/// Builds what changed since the last time.
+fn build_images(sh: &Shell, progress: &Progress) -> Result<Images> {
+    progress.say("building operator, launcher, proxy (release, static) and the sample");
+    let root = layout::root();
+    let programs = images::static_programs(progress, &PROGRAMS)?;
+    let go = Go::find(sh, progress)?;
+    let sample = root.join("samples/shopping-cart");
+    let cart = images::go_program(progress, &go, &sample, "shopping-cart")?;
+    let recipe = |name: &str, dockerfile: &Path, programs: Vec<_>| Recipe {
+        name: name.to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        dockerfile: dockerfile.to_owned(),
+        programs,
+    };
+    let deploy = root.join("deploy/images");
+    let operator = recipe("operator", &deploy.join("operator"), vec![programs.join("operator")]);
+    let sidecar = recipe(
+        "sidecar",
+        &deploy.join("sidecar"),
+        vec![programs.join("proxy-launcher"), programs.join("proxy")],
+    );
+    let shopping_cart = recipe("shopping-cart", &sample, vec![cart]);
+    Ok(Images {
+        operator: images::build(progress, &operator)?,
+        sidecar: images::build(progress, &sidecar)?,
+        shopping_cart: images::build(progress, &shopping_cart)?,
+    })
+}
