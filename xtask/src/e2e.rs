@@ -1,13 +1,119 @@
 //! `cargo xtask e2e`: what only a real cluster can prove.
+//!
+//! Each scenario gets a namespace of its own and looks at the cluster as a user would, with `kubectl`
+//! and `grpcurl`. Nothing is tried twice: what has to happen in time is awaited with a deadline, and
+//! missing it is a failure, shown with what the cluster has to say about it.
 
-use std::path::Path;
+mod calls;
+mod cluster;
+mod evidence;
+mod namespace;
+mod processes;
+mod scenarios;
+mod wait;
 
-use crate::test::Tally;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail, ensure};
+
+use self::{cluster::Cluster, namespace::Namespace, scenarios::Scenario};
+use crate::test::{Tally, seconds};
+
+/// Scenarios at a time. They mostly wait for the cluster, which has two cores.
+const WORKERS: usize = 4;
+
+/// What all scenarios together may take.
+const BUDGET: Duration = Duration::from_mins(5);
 
 /// Runs the scenarios whose names contain one of the filters, or all.
 ///
 /// # Errors
-/// That a scenario failed, or that the cluster cannot be had.
-pub fn run(_root: &Path, _filters: &[String], _tally: &mut Tally) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+/// That a scenario failed, that all took too long, or that the cluster cannot be had.
+pub fn run(filters: &[String], tally: &mut Tally) -> anyhow::Result<()> {
+    let chosen: Vec<&Scenario> = scenarios::ALL
+        .iter()
+        .filter(|scenario| {
+            filters.is_empty()
+                || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+        })
+        .collect();
+    ensure!(!chosen.is_empty(), "no scenario has {} in its name", filters.join(" or "));
+    let cluster = Cluster::prepare().context("the scenarios need the cluster")?;
+    cluster.remove_leftovers()?;
+
+    let begun = Instant::now();
+    let (alone, together): (Vec<_>, Vec<_>) =
+        chosen.into_iter().partition(|scenario| scenario.alone);
+    let report = Mutex::new((Tally::default(), Vec::new()));
+    run_all(&cluster, &together, WORKERS, &report);
+    run_all(&cluster, &alone, 1, &report);
+    let took = begun.elapsed();
+
+    let (counted, failed) = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    println!("took {}", seconds(took));
+    println!("e2e: {} passed, {} failed", counted.passed, counted.failed);
+    *tally = counted;
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(took <= BUDGET, "all passed, and took longer than {}", seconds(BUDGET));
+    Ok(())
+}
+
+type Report = Mutex<(Tally, Vec<&'static str>)>;
+
+/// Runs scenarios on so many threads, each taking the next that is left.
+fn run_all(cluster: &Cluster, scenarios: &[&'static Scenario], workers: usize, report: &Report) {
+    let next = AtomicUsize::new(0);
+    let work = || {
+        while let Some(scenario) = scenarios.get(next.fetch_add(1, Ordering::Relaxed)) {
+            run_one(cluster, scenario, report);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..workers.min(scenarios.len()) {
+            scope.spawn(work);
+        }
+    });
+}
+
+/// Runs one scenario and prints its line, with notes or evidence below.
+fn run_one(cluster: &Cluster, scenario: &'static Scenario, report: &Report) {
+    let name = scenario.name;
+    let begun = Instant::now();
+    let mut namespace = Namespace::new(cluster, name);
+    // A scenario that panics is one that failed; the others go on.
+    let run = AssertUnwindSafe(|| {
+        namespace.create()?;
+        (scenario.run)(&mut namespace)?;
+        namespace.remove()
+    });
+    let outcome = catch_unwind(run).unwrap_or_else(|_| bail!("panicked, see above"));
+    let took = seconds(begun.elapsed());
+    let evidence = match &outcome {
+        Ok(()) => String::new(),
+        Err(_) => evidence::collect(&namespace, begun.elapsed()),
+    };
+    // The lock also keeps the lines of one scenario together.
+    let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+    match outcome {
+        Ok(()) => {
+            println!("test e2e::{name} ... ok ({took})");
+            report.0.passed += 1;
+        }
+        Err(error) => {
+            println!("test e2e::{name} ... FAILED ({took})\n     {error:#}\n{evidence}");
+            report.0.failed += 1;
+            report.1.push(name);
+        }
+    }
+    for note in &namespace.notes {
+        println!("     {note}");
+    }
 }

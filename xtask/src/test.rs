@@ -42,7 +42,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         }),
         step("tidy", |_| tidy::run(root)),
         step("tests", |tally| cargo_test(root, tally)),
-        step("e2e", |tally| e2e::run(root, &[], tally)),
+        step("e2e", |tally| e2e::run(&[], tally)),
     ];
     println!("\nsummary, {} in all", seconds(begun.elapsed()));
     let mut total = Tally::default();

@@ -1,0 +1,106 @@
+//! The cluster that the scenarios run on.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context as _, ensure};
+
+use super::wait::until;
+use crate::{
+    cluster,
+    images::{self, Image, Recipe},
+    layout,
+    progress::Progress,
+    run::cargo,
+    up::{self, Running},
+};
+
+/// Marks the namespaces of scenarios.
+pub(super) const LABEL: &str = "example.com/cloudstate-e2e";
+/// The operator's Deployment.
+pub(super) const OPERATOR: &str = "cloudstate-operator";
+pub(super) const OPERATOR_NAMESPACE: &str = "cloudstate";
+
+/// A running cluster with the operator in it, and what the scenarios need to know of it.
+pub(super) struct Cluster {
+    running: Running,
+    /// Image of the scripted user function, with its tag.
+    pub(super) scripted: String,
+}
+
+impl Cluster {
+    /// Brings the cluster up, or finds it running, with images of the present sources.
+    pub(super) fn prepare() -> anyhow::Result<Self> {
+        let progress = Progress::start(layout::logs())?;
+        let running = up::ensure(&progress)?;
+        let scripted = scripted_function(&progress)?;
+        cluster::import(&progress, &scripted)?;
+        Ok(Self { running, scripted: scripted.reference() })
+    }
+
+    /// Image of the shopping cart, with its tag.
+    pub(super) fn cart(&self) -> String {
+        self.running.images.shopping_cart.reference()
+    }
+
+    /// Images that users get.
+    pub(super) fn product_images(&self) -> [&Image; 2] {
+        [&self.running.images.operator, &self.running.images.sidecar]
+    }
+
+    /// The text with the images of this run in place of those that manifests name.
+    pub(super) fn with_images(&self, manifest: &str) -> String {
+        self.running.references.substitute(manifest)
+    }
+
+    /// Calls gRPC services.
+    pub(super) fn grpcurl(&self) -> Command {
+        Command::new(&self.running.handle.grpcurl)
+    }
+
+    /// `kubectl` as an administrator of this cluster.
+    pub(super) fn kubectl(&self) -> Command {
+        self.running.handle.kubectl(&["--request-timeout=20s"])
+    }
+
+    /// Removes namespaces that an earlier run left, and waits until they are gone.
+    pub(super) fn remove_leftovers(&self) -> anyhow::Result<()> {
+        let output = self
+            .kubectl()
+            .args(["delete", "namespaces", "--selector", LABEL, "--wait=false"])
+            .output()
+            .context("cannot run kubectl")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cannot remove old namespaces: {errors}");
+        until("namespaces of an earlier run are gone", Duration::from_mins(2), || {
+            let output = self
+                .kubectl()
+                .args(["get", "namespaces", "--selector", LABEL, "--output=name"])
+                .output()
+                .context("cannot run kubectl")?;
+            ensure!(output.status.success(), "cannot list namespaces");
+            let left = String::from_utf8_lossy(&output.stdout).trim().replace('\n', ", ");
+            Ok(if left.is_empty() { Ok(()) } else { Err(left) })
+        })?;
+        Ok(())
+    }
+}
+
+/// The image of `crates/protocol/examples/scripted_discovery.rs`.
+fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
+    progress.say("building the scripted user function (release, static)");
+    let root = layout::root();
+    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    let folder = root.join("target/static");
+    let mut build = cargo(&root);
+    build.args(["build", "--locked", "--release", "--target", &target]);
+    build.args(["--package", "protocol", "--example", "scripted_discovery"]);
+    build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    progress.run("build-scripted", build, Duration::from_mins(15))?;
+    let recipe = Recipe {
+        name: "scripted-function".to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        dockerfile: root.join("xtask/parts/scripted-function"),
+        programs: vec![folder.join(target).join("release/examples/scripted_discovery")],
+    };
+    images::build(progress, &recipe)
+}

@@ -1,0 +1,99 @@
+//! The processes of a container, seen from the machine that runs it.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context as _, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+/// A process inside a container, by its id on the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Process(pub(super) u32);
+
+/// The one process of the pod's container that runs `program`.
+pub(super) fn find(pod: &Value, container: &str, program: &str) -> anyhow::Result<Process> {
+    let id = container_id(pod, container)?;
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("cannot read /proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        let folder = Path::new("/proc").join(format!("{pid}"));
+        // Processes end while we look; one without these files is none of ours.
+        let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
+        let arguments = fs::read(folder.join("cmdline")).unwrap_or_default();
+        let first = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
+        if groups.contains(&id) && first == program.as_bytes() {
+            found.push(Process(pid));
+        }
+    }
+    match found[..] {
+        [process] => Ok(process),
+        _ => bail!("container {container} ({id}) runs {program} {} times: {found:?}", found.len()),
+    }
+}
+
+/// How often the kubelet has started the container again.
+pub(super) fn restarts(pod: &Value, container: &str) -> anyhow::Result<u64> {
+    status(pod, container)?["restartCount"].as_u64().context("a container without restartCount")
+}
+
+impl Process {
+    /// Ends it without a word, as the kernel does when memory runs out.
+    pub(super) fn kill(self) -> anyhow::Result<()> {
+        let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw);
+        let pid = pid.with_context(|| format!("{} is no process", self.0))?;
+        kill_process(pid, Signal::KILL)
+            .with_context(|| format!("cannot kill process {}", self.0))?;
+        Ok(())
+    }
+
+    /// Resident memory in MB.
+    pub(super) fn resident_mb(self) -> anyhow::Result<f64> {
+        let path = format!("/proc/{}/status", self.0);
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        parse_resident_mb(&status).with_context(|| format!("no VmRSS in {path}"))
+    }
+}
+
+fn parse_resident_mb(status: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024.0 / 1_000_000.0)
+}
+
+fn container_id(pod: &Value, container: &str) -> anyhow::Result<String> {
+    let id =
+        status(pod, container)?["containerID"].as_str().context("the container does not run")?;
+    Ok(id.rsplit('/').next().unwrap_or(id).to_owned())
+}
+
+fn status<'a>(pod: &'a Value, container: &str) -> anyhow::Result<&'a Value> {
+    pod["status"]["containerStatuses"]
+        .as_array()
+        .and_then(|statuses| statuses.iter().find(|status| status["name"] == container))
+        .with_context(|| format!("the pod has no container {container}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_proc() {
+        let status = "Name:\tproxy\nVmHWM:\t  9000 kB\nVmRSS:\t    8000 kB\n";
+        assert_eq!(parse_resident_mb(status), Some(8.192));
+        assert_eq!(parse_resident_mb("Name:\tproxy\n"), None);
+    }
+
+    #[test]
+    fn ids_lose_the_name_of_the_runtime() {
+        let status = json!({"name": "a", "containerID": "containerd://0123", "restartCount": 2});
+        let pod = json!({"status": {"containerStatuses": [status]}});
+        assert_eq!(container_id(&pod, "a").unwrap(), "0123");
+        assert_eq!(restarts(&pod, "a").unwrap(), 2);
+        assert!(container_id(&pod, "b").is_err());
+    }
+}

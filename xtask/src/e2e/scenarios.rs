@@ -1,0 +1,68 @@
+//! The scenarios by name.
+
+mod bad_input;
+mod drift;
+mod footprint;
+mod life;
+mod manifests;
+mod operator;
+mod shape;
+
+use super::namespace::Namespace;
+
+/// One promise, and how it is seen to be kept.
+pub(super) struct Scenario {
+    pub(super) name: &'static str,
+    pub(super) run: fn(&mut Namespace<'_>) -> anyhow::Result<()>,
+    /// Runs when nothing else does: it measures time, or disturbs the others.
+    pub(super) alone: bool,
+}
+
+/// Makes the row of a scenario from its function.
+macro_rules! scenario {
+    ($module:ident::$name:ident) => {
+        Scenario { name: stringify!($name), run: $module::$name, alone: false }
+    };
+    ($module:ident::$name:ident, alone) => {
+        Scenario { name: stringify!($name), run: $module::$name, alone: true }
+    };
+}
+
+pub(super) const ALL: &[Scenario] = &[
+    scenario!(life::cart_through_the_service),
+    scenario!(life::deleting_the_service_removes_everything),
+    scenario!(life::deleted_pod_comes_back),
+    scenario!(shape::minimal_example_becomes_one_deployment_and_one_service),
+    scenario!(shape::declared_port_is_used),
+    scenario!(shape::columns_of_kubectl_get),
+    scenario!(bad_input::store_that_does_not_exist),
+    scenario!(bad_input::store_type_that_does_not_exist),
+    scenario!(bad_input::service_without_containers),
+    scenario!(bad_input::unknown_field),
+    scenario!(bad_input::user_function_that_never_listens),
+    scenario!(bad_input::protocol_version_of_tomorrow),
+    scenario!(bad_input::unknown_entity_type),
+    scenario!(bad_input::event_sourced_without_datastore),
+    scenario!(bad_input::image_that_does_not_exist),
+    scenario!(footprint::images_are_small),
+    scenario!(footprint::idle_memory, alone),
+    scenario!(life::killed_proxy_is_back_within_two_seconds, alone),
+    scenario!(drift::edits_by_hand_are_restored_within_two_seconds, alone),
+    scenario!(operator::restart_changes_no_object, alone),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_fit_into_a_namespace() {
+        let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        for name in names {
+            assert!("e2e-".len() + name.len() <= 63, "{name} is too long for a namespace");
+        }
+    }
+}

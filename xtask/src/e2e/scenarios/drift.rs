@@ -1,0 +1,65 @@
+//! A Deployment that somebody edits by hand.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use serde_json::Value;
+
+use super::manifests::{DEPLOYMENT, SERVICE, sample};
+use crate::e2e::{namespace::Namespace, wait::until};
+
+/// What is ours comes back, what is not ours is left alone.
+pub(super) fn edits_by_hand_are_restored_within_two_seconds(
+    namespace: &mut Namespace<'_>,
+) -> anyhow::Result<()> {
+    namespace.apply(&sample(namespace.cluster)?)?;
+    namespace.ready(SERVICE)?;
+    let target = format!("deployment/{DEPLOYMENT}");
+    namespace.kubectl(&["annotate", &target, "example.com/note=keep me"])?;
+
+    let edits: [(&str, &[&str], &str); 3] = [
+        (
+            "image",
+            &["set", "image", &target, "user-container=example.com/other:1"],
+            "/spec/template/spec/containers/0/image",
+        ),
+        (
+            "label",
+            &["label", &target, "--overwrite", "cloudstate.io/statefulService=other"],
+            "/metadata/labels/cloudstate.io~1statefulService",
+        ),
+        ("replicas", &["scale", &target, "--replicas=3"], "/spec/replicas"),
+    ];
+    for (name, edit, pointer) in edits {
+        let value = |object: &Value| object.pointer(pointer).cloned().unwrap_or_default();
+        let original = namespace.get("deployment", DEPLOYMENT)?;
+        let edited = if name == "replicas" {
+            // `kubectl scale` prints no object; that it was taken shows in the generation below.
+            namespace.kubectl(edit)?;
+            None
+        } else {
+            let printed = namespace.kubectl(&[edit, &["--output=json"]].concat())?;
+            Some(serde_json::from_str::<Value>(&printed)?)
+        };
+        if let Some(edited) = edited {
+            ensure!(value(&edited) != value(&original), "kubectl did not edit the {name}");
+        }
+        let what = format!("the {name} edited by hand is restored");
+        let (restored, took) = until(&what, Duration::from_secs(2), || {
+            let now = namespace.get("deployment", DEPLOYMENT)?;
+            let seen = value(&now);
+            Ok(if seen == value(&original) { Ok(now) } else { Err(seen.to_string()) })
+        })?;
+        // Both the edit and its repair leave a new version; without them nothing was edited at all.
+        ensure!(
+            restored["metadata"]["resourceVersion"] != original["metadata"]["resourceVersion"],
+            "the {name} was never edited"
+        );
+        namespace.note(format!("{name} restored after {took:.1?}"));
+    }
+    let note =
+        namespace.get("deployment", DEPLOYMENT)?["metadata"]["annotations"]["example.com/note"]
+            .take();
+    ensure!(note == "keep me", "the foreign annotation is now {note}");
+    Ok(())
+}

@@ -1,0 +1,80 @@
+//! Waiting for a state, never for time to pass.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::bail;
+
+/// Bounds of the pause between two looks. A look costs a process, so looking more often than the
+/// deadline asks for only takes the machine from what is being waited for.
+const INTERVAL_MIN: Duration = Duration::from_millis(10);
+const INTERVAL_MAX: Duration = Duration::from_millis(250);
+
+/// Looks until there is something, and says how long that took.
+///
+/// The look tells what it saw instead, which is the message when the deadline is missed. An error
+/// ends the waiting at once: what cannot be looked at is no state to wait for.
+pub(super) fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> anyhow::Result<Result<T, String>>,
+) -> anyhow::Result<(T, Duration)> {
+    let interval = (deadline / 100).clamp(INTERVAL_MIN, INTERVAL_MAX);
+    let begun = Instant::now();
+    loop {
+        // The clock is read before the look: a state seen late counts from when it was asked for.
+        let asked = begun.elapsed();
+        match look()? {
+            Ok(found) if asked <= deadline => return Ok((found, asked)),
+            Ok(_) => bail!("{what}: only after {asked:.1?}, not within {deadline:?}"),
+            Err(seen) if asked > deadline => {
+                bail!("{what}: not within {deadline:?}; last seen: {seen}")
+            }
+            Err(_) => thread::sleep(interval),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_in_time_is_returned() {
+        let mut looks = 0;
+        let (found, took) = until("three looks", Duration::from_secs(10), || {
+            looks += 1;
+            Ok(if looks == 3 { Ok(looks) } else { Err("fewer".to_owned()) })
+        })
+        .unwrap();
+        assert_eq!(found, 3);
+        assert!(took >= 2 * INTERVAL_MIN, "{took:?}");
+    }
+
+    #[test]
+    fn a_missed_deadline_says_what_was_seen() {
+        let error = until::<()>("pods", Duration::from_millis(1), || Ok(Err("no pod".to_owned())))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(error, "pods: not within 1ms; last seen: no pod");
+    }
+
+    #[test]
+    fn what_comes_late_is_a_failure() {
+        let mut first = true;
+        let error = until("pods", Duration::from_millis(1), || {
+            Ok(if std::mem::take(&mut first) { Err(String::new()) } else { Ok(()) })
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(error.starts_with("pods: only after"), "{error}");
+    }
+
+    #[test]
+    fn an_error_ends_the_waiting() {
+        let error = until::<()>("pods", Duration::from_mins(10), || bail!("forbidden"));
+        assert_eq!(error.unwrap_err().to_string(), "forbidden");
+    }
+}
