@@ -6,8 +6,8 @@ use kube::ResourceExt;
 
 use crate::Problem;
 
-/// The types that `spec.type` may name.
-const TYPES: [(&str, Store); 1] = [("InMemory", Store::InMemory)];
+/// The stores that `spec.type` may name.
+const TYPES: [Store; 1] = [Store::InMemory];
 
 /// Which store this is.
 ///
@@ -20,11 +20,19 @@ pub fn validate_store(object: &StatefulStore) -> Result<Store, Problem> {
     };
     TYPES
         .into_iter()
-        .find_map(|(name, kind)| (name == value).then_some(kind))
+        .find(|known| store_type(*known) == value)
         .ok_or(Problem::StoreTypeUnknown { store, value })
+}
+
+/// What `spec.type` says for that store; nothing for none.
+pub fn store_type(store: Store) -> &'static str {
+    match store {
+        Store::None => "",
+        Store::InMemory => "InMemory",
+    }
 }
 
 /// The types as a list for messages.
 pub(crate) fn supported() -> String {
-    TYPES.map(|(name, _)| format!("{name:?}")).join(", ")
+    TYPES.map(|store| format!("{:?}", store_type(store))).join(", ")
 }

@@ -1,0 +1,155 @@
+//! What the kubelet says about the containers of one pod.
+
+use api::condition::reason;
+use api::contract::{NotReady, container};
+use k8s_openapi::api::core::v1::{
+    ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
+};
+
+use super::{Certainty, Finding, diagnosis};
+
+/// Why an image is not there, in the kubelet's words.
+const IMAGE_REASONS: [&str; 6] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "ErrImageInspect",
+    "RegistryUnavailable",
+];
+
+/// Why a container with an image cannot be started, in the kubelet's words.
+const CREATE_REASONS: [&str; 4] = [
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "PostStartHookError",
+];
+
+/// The containers of one pod.
+pub(super) struct Containers<'a> {
+    all: Vec<&'a ContainerStatus>,
+}
+
+impl<'a> Containers<'a> {
+    pub(super) fn of(pod: &'a Pod) -> Self {
+        let all = pod.status.iter().filter_map(|status| status.container_statuses.as_ref());
+        Self { all: all.flatten().collect() }
+    }
+
+    fn sidecar(&self) -> Option<&'a ContainerStatus> {
+        self.all.iter().copied().find(|status| status.name == container::SIDECAR)
+    }
+
+    fn of_the_user(&self) -> impl Iterator<Item = &'a ContainerStatus> {
+        self.all.iter().copied().filter(|status| status.name != container::SIDECAR)
+    }
+
+    pub(super) fn sidecar_is_running(&self) -> bool {
+        let state = self.sidecar().and_then(|status| status.state.as_ref());
+        state.is_some_and(|state| state.running.is_some())
+    }
+
+    /// What the sidecar left behind, now or before it was started again.
+    pub(super) fn sidecar_last_words(&self) -> Option<&'a str> {
+        terminated(self.sidecar()?)?.message.as_deref()
+    }
+
+    /// An image that cannot be had, or a container that cannot be made from it.
+    pub(super) fn cannot_start(&self, pod: &str) -> Option<Finding> {
+        self.all.iter().find_map(|status| {
+            let waiting = waiting(status)?;
+            let why = waiting.reason.as_deref()?;
+            let said = waiting.message.as_deref().unwrap_or("no more is known");
+            let (name, image) = (&status.name, &status.image);
+            if IMAGE_REASONS.contains(&why) {
+                // The kubelet turns between two reasons; for us they are one.
+                let message = format!(
+                    "pod {pod:?}, container {name:?}: image {image:?} cannot be pulled: {}",
+                    without_back_off(said)
+                );
+                return Some((Certainty::Stuck, diagnosis(reason::IMAGE_PULL_BACK_OFF, &message)));
+            }
+            CREATE_REASONS.contains(&why).then(|| {
+                let message = format!("pod {pod:?}, container {name:?} cannot be created: {said}");
+                (Certainty::Stuck, diagnosis(reason::CREATE_CONTAINER_ERROR, &message))
+            })
+        })
+    }
+
+    /// A container of the user that exits though it should serve.
+    pub(super) fn user_crash(&self, pod: &str) -> Option<Finding> {
+        self.of_the_user().find_map(|status| {
+            let ended = terminated(status)?;
+            let message = format!(
+                "pod {pod:?}, container {:?} exits, though it should serve until it is told to stop: {}",
+                status.name,
+                describe(ended)
+            );
+            Some((Certainty::Failing, diagnosis(reason::CRASH_LOOP_BACK_OFF, &message)))
+        })
+    }
+
+    /// A sidecar that left, and not in the way it should when something is wrong.
+    pub(super) fn sidecar_crash(&self, pod: &str) -> Option<Finding> {
+        let status = self.sidecar().filter(|_| !self.sidecar_is_running())?;
+        let ended = terminated(status)?;
+        let said = ended.message.as_deref().and_then(parse_last_words);
+        let (reason, message) = match said {
+            Some(said) => (said.reason, said.message),
+            None => (reason::SIDECAR_CRASHED.to_owned(), describe(ended)),
+        };
+        let reason = if super::is_reason(&reason) { &reason } else { reason::SIDECAR_CRASHED };
+        let message = format!("pod {pod:?}, container {:?}: {message}", container::SIDECAR);
+        Some((Certainty::Failing, diagnosis(reason, &message)))
+    }
+
+    /// The user's own readiness probe holds the pod back.
+    pub(super) fn user_not_ready(&self, pod: &str) -> Option<Finding> {
+        let status = self.of_the_user().find(|status| !status.ready)?;
+        let message = format!(
+            "pod {pod:?}, container {:?} is not ready by its own probe in spec.containers",
+            status.name
+        );
+        Some((Certainty::Failing, diagnosis(reason::USER_CONTAINER_NOT_READY, &message)))
+    }
+}
+
+/// A sidecar that knows what is wrong says so in one line of JSON.
+pub(super) fn parse_last_words(words: &str) -> Option<NotReady> {
+    let last = words.lines().rev().find(|line| !line.trim().is_empty())?;
+    serde_json::from_str(last).ok()
+}
+
+fn waiting(status: &ContainerStatus) -> Option<&ContainerStateWaiting> {
+    status.state.as_ref()?.waiting.as_ref()
+}
+
+/// How the container ended, now or before it was started again.
+fn terminated(status: &ContainerStatus) -> Option<&ContainerStateTerminated> {
+    let now = status.state.as_ref().and_then(|state| state.terminated.as_ref());
+    now.or_else(|| status.last_state.as_ref()?.terminated.as_ref())
+}
+
+/// `Back-off pulling image "x": ErrImagePull: ...` says no more than what stands behind it.
+fn without_back_off(said: &str) -> &str {
+    said.split_once("ErrImagePull: ").map_or(said, |(_, cause)| cause)
+}
+
+fn describe(ended: &ContainerStateTerminated) -> String {
+    const WORDS_BYTES_MAX: usize = 600;
+    let how = match (ended.signal, ended.reason.as_deref()) {
+        (_, Some("OOMKilled")) => "it took more memory than its limit".to_owned(),
+        (Some(signal), _) => format!("it was ended by signal {signal}"),
+        (None, _) => format!("exit code {}", ended.exit_code),
+    };
+    let words = ended.message.as_deref().map(str::trim).filter(|words| !words.is_empty());
+    match words {
+        // The end of a log says more than its beginning.
+        Some(words) => {
+            let start = words.ceil_char_boundary(words.len().saturating_sub(WORDS_BYTES_MAX));
+            format!("{how}; its last words: {}", &words[start..])
+        }
+        None => how,
+    }
+}

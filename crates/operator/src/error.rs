@@ -1,0 +1,67 @@
+//! What can go wrong between us and the API server.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+/// How long a single call may take.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A call that may go better next time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("failed to {verb} {kind} {name:?}")]
+    Call { verb: &'static str, kind: String, name: String, source: Box<kube::Error> },
+    #[error("no answer after {CALL_TIMEOUT:?} when trying to {verb} {kind} {name:?}")]
+    Timeout { verb: &'static str, kind: String, name: String },
+}
+
+impl Error {
+    /// What the API server says against the call, if it answered.
+    pub(crate) fn refusal(&self) -> Option<&kube::core::Status> {
+        match self {
+            Self::Call { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(status),
+                _ => None,
+            },
+            Self::Timeout { .. } => None,
+        }
+    }
+}
+
+/// Does one call, not for longer than [`CALL_TIMEOUT`].
+pub(crate) async fn call<T>(
+    verb: &'static str,
+    kind: &str,
+    name: &str,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, Error> {
+    let (kind, name) = (kind.to_owned(), name.to_owned());
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(source)) => Err(Error::Call { verb, kind, name, source: Box::new(source) }),
+        Err(_) => Err(Error::Timeout { verb, kind, name }),
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.0)?;
+        let mut said = self.0.to_string();
+        let mut next = self.0.source();
+        while let Some(cause) = next {
+            let text = cause.to_string();
+            // Some errors of libraries already quote their cause.
+            if !said.contains(&text) {
+                write!(out, ": {text}")?;
+            }
+            said = text;
+            next = cause.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,227 @@
+//! From what was found to what the status says. Pure, but for the clock that is handed in.
+
+mod rollout;
+
+use api::condition::{self, Status, Verdict, kind, reason};
+use api::{BoundStore, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use translate::{Plan, Problem, Problems};
+
+pub(crate) use self::rollout::Rollout;
+use crate::apply::Refusal;
+use crate::diagnose::Diagnosis;
+use crate::text::cut;
+
+const MESSAGE_BYTES_MAX: usize = 4096;
+
+/// What one reconcile found out about a service.
+pub(crate) struct Facts<'a> {
+    pub(crate) service: &'a StatefulService,
+    pub(crate) plan: Result<&'a Plan, &'a Problems>,
+    pub(crate) refusal: Option<&'a Refusal>,
+    /// The Deployment as it is now.
+    pub(crate) deployment: Option<&'a Deployment>,
+    pub(crate) diagnosis: Option<&'a Diagnosis>,
+}
+
+/// The status of a service.
+pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceStatus {
+    let service = facts.service;
+    let previous = service.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let rollout = facts.deployment.map(Rollout::of);
+    let ready = ready(facts, rollout.as_ref());
+    let summary = summary(&ready);
+    let verdicts =
+        [ready, store(facts), resources(facts), progressing(facts, rollout.as_ref())].map(bounded);
+    let uid = service.uid().unwrap_or_default();
+    let selector =
+        translate::selector(&uid).into_iter().map(|(key, value)| format!("{key}={value}"));
+    let generation = service.metadata.generation;
+    StatefulServiceStatus {
+        conditions: condition::stamp(previous, &verdicts, generation, now),
+        observed_generation: generation,
+        replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.replicas)),
+        ready_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.ready)),
+        selector: Some(selector.collect::<Vec<_>>().join(",")),
+        summary: Some(summary),
+        store: facts.plan.ok().and_then(Plan::store).map(|binding| BoundStore {
+            name: binding.name.clone(),
+            kind: translate::store_type(binding.store).to_owned(),
+        }),
+    }
+}
+
+/// The status of a store.
+pub(crate) fn of_store(store: &StatefulStore, now: Timestamp) -> StatefulStoreStatus {
+    let previous = store.status.as_ref().map_or(&[][..], |status| &status.conditions);
+    let (ready, valid) = match translate::validate_store(store) {
+        Ok(known) => {
+            let message =
+                format!("services can use this store of type {:?}", translate::store_type(known));
+            (
+                Verdict::new(kind::READY, Status::True, reason::AVAILABLE, &message),
+                Verdict::new(
+                    kind::STATEFUL_STORE_VALID,
+                    Status::True,
+                    reason::STORE_VALID,
+                    message,
+                ),
+            )
+        }
+        Err(problem) => {
+            let message = problem.to_string();
+            (
+                Verdict::new(kind::READY, Status::False, reason::STORE_INVALID, &message),
+                Verdict::new(kind::STATEFUL_STORE_VALID, Status::False, problem.reason(), message),
+            )
+        }
+    };
+    let summary = summary(&ready);
+    let generation = store.metadata.generation;
+    StatefulStoreStatus {
+        conditions: condition::stamp(previous, &[ready, valid].map(bounded), generation, now),
+        observed_generation: generation,
+        kind: store.spec.kind.clone(),
+        summary: Some(summary),
+    }
+}
+
+fn ready(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
+    let no =
+        |reason: &str, message: String| Verdict::new(kind::READY, Status::False, reason, message);
+    let plan = match facts.plan {
+        Ok(plan) => plan,
+        Err(problems) => {
+            let only_the_store = problems.iter().all(Problem::is_about_the_store);
+            let reason =
+                if only_the_store { reason::STORE_INVALID } else { reason::BAD_CONFIGURATION };
+            return no(reason, problems.to_string());
+        }
+    };
+    if let Some(refusal) = facts.refusal {
+        return no(refusal.reason(), refusal.to_string());
+    }
+    let Some(rollout) = rollout else {
+        return no(reason::PROGRESSING, "the Deployment is being made".to_owned());
+    };
+    if plan.replicas() == 0 {
+        let message = "spec.replicas is 0, so no calls are served: set it to 1 or more";
+        return no(reason::NO_READY_REPLICAS, message.to_owned());
+    }
+    if rollout.is_complete() {
+        let mut message = format!("{} serve calls", rollout.counts());
+        for warning in plan.warnings() {
+            message += "; ";
+            message += &warning.message;
+        }
+        return Verdict::new(kind::READY, Status::True, reason::AVAILABLE, message);
+    }
+    match (facts.diagnosis, &rollout.replica_failure) {
+        (Some(found), _) => no(&found.reason, found.message.clone()),
+        (None, Some(why)) => no(
+            reason::REPLICA_FAILURE,
+            format!("Deployment {:?} cannot create its pods: {why}", rollout.name),
+        ),
+        (None, None) => no(
+            reason::PROGRESSING,
+            format!("Deployment {:?}: {} are available", rollout.name, rollout.counts()),
+        ),
+    }
+}
+
+fn store(facts: &Facts<'_>) -> Verdict {
+    let verdict = |status, reason: &str, message: String| {
+        Verdict::new(kind::STATEFUL_STORE_VALID, status, reason, message)
+    };
+    if let Err(problems) = facts.plan
+        && let Some(problem) = problems.iter().find(|problem| problem.is_about_the_store())
+    {
+        return verdict(Status::False, problem.reason(), problem.to_string());
+    }
+    match &facts.service.spec.datastore {
+        Some(datastore) => verdict(
+            Status::True,
+            reason::STORE_VALID,
+            format!("StatefulStore {:?} can be used", datastore.name),
+        ),
+        None => verdict(
+            Status::True,
+            reason::NO_STORE,
+            "spec.datastore is not set: entities that need a store are not served".to_owned(),
+        ),
+    }
+}
+
+fn resources(facts: &Facts<'_>) -> Verdict {
+    let verdict = |status, reason: &str, message: String| {
+        Verdict::new(kind::RESOURCES_AVAILABLE, status, reason, message)
+    };
+    if let Some(refusal) = facts.refusal {
+        return verdict(Status::False, refusal.reason(), refusal.to_string());
+    }
+    if facts.plan.is_err() {
+        let message = "objects are left as they are until the other conditions are put right";
+        return verdict(Status::Unknown, reason::NOT_APPLIED, message.to_owned());
+    }
+    let name = facts.service.name_any();
+    let deployment = translate::deployment_name(&name);
+    let message = format!("Deployment {deployment:?} and Service {name:?} are as translated");
+    verdict(Status::True, reason::APPLIED, message)
+}
+
+fn progressing(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
+    let verdict = |status, reason: &str, message: String| {
+        Verdict::new(kind::PROGRESSING, status, reason, message)
+    };
+    let blocked = facts.plan.is_err() || facts.refusal.is_some();
+    match rollout.filter(|_| !blocked) {
+        None if blocked => verdict(
+            Status::False,
+            reason::BLOCKED,
+            "nothing is rolled out until the other conditions are put right".to_owned(),
+        ),
+        None => verdict(
+            Status::True,
+            reason::NEW_REPLICA_SET,
+            "the Deployment is being made".to_owned(),
+        ),
+        Some(rollout) if !rollout.observed => verdict(
+            Status::True,
+            reason::NEW_REPLICA_SET,
+            format!("Deployment {:?} is taking up its newest template", rollout.name),
+        ),
+        Some(rollout) if rollout.is_complete() => verdict(
+            Status::False,
+            reason::COMPLETE,
+            format!("Deployment {:?} is rolled out", rollout.name),
+        ),
+        Some(rollout) if rollout.deadline_exceeded => verdict(
+            Status::False,
+            reason::DEADLINE_EXCEEDED,
+            format!(
+                "Deployment {:?} made no progress within its deadline: {} are available; the condition Ready says why",
+                rollout.name,
+                rollout.counts()
+            ),
+        ),
+        Some(rollout) => verdict(
+            Status::True,
+            reason::WAITING_FOR_REPLICAS,
+            format!("Deployment {:?}: {} are available", rollout.name, rollout.counts()),
+        ),
+    }
+}
+
+fn summary(ready: &Verdict) -> String {
+    if ready.status == Status::True { kind::READY.to_owned() } else { ready.reason.clone() }
+}
+
+fn bounded(mut verdict: Verdict) -> Verdict {
+    verdict.message = cut(verdict.message, MESSAGE_BYTES_MAX);
+    verdict
+}
+
+#[cfg(test)]
+mod tests;

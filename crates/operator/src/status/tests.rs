@@ -1,0 +1,159 @@
+use serde_json::{Value, json};
+use translate::{Inputs, validate};
+
+use super::*;
+
+fn service(spec: &Value) -> StatefulService {
+    let service = json!({
+        "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulService",
+        "metadata": { "name": "cart", "namespace": "shop", "uid": "u", "generation": 4 },
+        "spec": spec,
+    });
+    serde_json::from_value(service).unwrap()
+}
+
+fn deployment(observed: i64, updated: i32, available: i32) -> Deployment {
+    let deployment = json!({
+        "metadata": { "name": "cart-deployment", "generation": 2 },
+        "spec": { "replicas": 2, "selector": {}, "template": {} },
+        "status": {
+            "observedGeneration": observed, "replicas": 2, "updatedReplicas": updated,
+            "availableReplicas": available, "readyReplicas": available,
+        },
+    });
+    serde_json::from_value(deployment).unwrap()
+}
+
+/// Status, reason and message of the condition.
+fn verdict(status: &StatefulServiceStatus, kind: &str) -> (String, String, String) {
+    let found = condition::find(&status.conditions, kind).unwrap();
+    (found.status.clone(), found.reason.clone(), found.message.clone())
+}
+
+fn status(
+    service: &StatefulService,
+    deployment: Option<&Deployment>,
+    refusal: Option<&Refusal>,
+    diagnosis: Option<&Diagnosis>,
+) -> StatefulServiceStatus {
+    let plan = validate(service, &Inputs::default());
+    let facts = Facts { service, plan: plan.as_ref(), refusal, deployment, diagnosis };
+    of_service(&facts, Timestamp::UNIX_EPOCH)
+}
+
+fn plain() -> StatefulService {
+    service(&json!({ "replicas": 2, "containers": [{ "image": "a" }] }))
+}
+
+#[track_caller]
+fn check(status: &StatefulServiceStatus, kind: &str, value: &str, reason: &str, part: &str) {
+    let (actual_value, actual_reason, message) = verdict(status, kind);
+    assert_eq!((actual_value.as_str(), actual_reason.as_str()), (value, reason), "{message}");
+    assert!(message.contains(part), "{message}");
+}
+
+#[test]
+fn ready_means_that_the_newest_generation_is_rolled_out() {
+    let service = plain();
+    let done = status(&service, Some(&deployment(2, 2, 2)), None, None);
+    check(&done, "Ready", "True", "Available", "2 of 2 pods");
+    check(&done, "Progressing", "False", "Complete", "");
+    check(&done, "ResourcesAvailable", "True", "Applied", "cart-deployment");
+    check(&done, "StatefulStoreValid", "True", "NoStore", "spec.datastore");
+    assert_eq!(done.summary.as_deref(), Some("Ready"));
+    assert_eq!(done.selector.as_deref(), Some("cloudstate.io/statefulServiceUID=u"));
+    assert_eq!(done.observed_generation, Some(4));
+
+    for (unfinished, reason) in [
+        (deployment(1, 2, 2), "NewReplicaSet"),
+        (deployment(2, 1, 2), "WaitingForReplicas"),
+        (deployment(2, 2, 1), "WaitingForReplicas"),
+    ] {
+        let status = status(&service, Some(&unfinished), None, None);
+        check(&status, "Ready", "False", "Progressing", "of 2 pods");
+        check(&status, "Progressing", "True", reason, "");
+    }
+}
+
+#[test]
+fn a_diagnosis_is_the_reason_why_not() {
+    let found = Diagnosis {
+        reason: "UserFunctionUnreachable".to_owned(),
+        message: "nothing listens".to_owned(),
+    };
+    let status = status(&plain(), Some(&deployment(2, 2, 0)), None, Some(&found));
+    check(&status, "Ready", "False", "UserFunctionUnreachable", "nothing listens");
+    assert_eq!(status.summary.as_deref(), Some("UserFunctionUnreachable"));
+}
+
+#[test]
+fn a_missing_store_is_named_and_nothing_is_rolled_out() {
+    let service = service(&json!({
+        "containers": [{ "image": "a" }], "datastore": { "name": "carts" },
+    }));
+    let status = status(&service, None, None, None);
+    check(&status, "Ready", "False", "StoreInvalid", "\"carts\"");
+    check(&status, "StatefulStoreValid", "False", "StatefulStoreNotFound", "create it");
+    check(&status, "ResourcesAvailable", "Unknown", "NotApplied", "");
+    check(&status, "Progressing", "False", "Blocked", "");
+    assert_eq!(status.store, None);
+}
+
+#[test]
+fn problems_of_spec_and_store_are_told_together() {
+    let service = service(&json!({ "containers": [], "datastore": { "name": "carts" } }));
+    let status = status(&service, None, None, None);
+    check(&status, "Ready", "False", "BadConfiguration", "spec.containers is empty");
+    check(&status, "Ready", "False", "BadConfiguration", "\"carts\"");
+}
+
+#[test]
+fn a_foreign_object_is_named() {
+    let refusal = Refusal::NotOwned {
+        kind: "Deployment".to_owned(),
+        name: "cart-deployment".to_owned(),
+        owner: "it has no controlling owner".to_owned(),
+    };
+    let status = status(&plain(), None, Some(&refusal), None);
+    check(&status, "Ready", "False", "NotOwned", "\"cart-deployment\"");
+    check(&status, "ResourcesAvailable", "False", "NotOwned", "delete it");
+}
+
+#[test]
+fn nothing_is_served_by_no_replicas() {
+    let service = service(&json!({ "replicas": 0, "containers": [{ "image": "a" }] }));
+    let status = status(&service, Some(&deployment(2, 0, 0)), None, None);
+    check(&status, "Ready", "False", "NoReadyReplicas", "spec.replicas is 0");
+}
+
+#[test]
+fn the_same_facts_give_the_same_status_at_any_time() {
+    let mut service = plain();
+    let first = status(&service, Some(&deployment(2, 2, 2)), None, None);
+    service.status = Some(first.clone());
+    let plan = validate(&service, &Inputs::default());
+    let deployment = deployment(2, 2, 2);
+    let facts = Facts {
+        service: &service,
+        plan: plan.as_ref(),
+        refusal: None,
+        deployment: Some(&deployment),
+        diagnosis: None,
+    };
+    assert_eq!(of_service(&facts, Timestamp::from_second(99).unwrap()), first);
+}
+
+#[test]
+fn a_store_of_unknown_type_says_which_types_there_are() {
+    let store: StatefulStore = serde_json::from_value(json!({
+        "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulStore",
+        "metadata": { "name": "carts" }, "spec": { "type": "Excel" },
+    }))
+    .unwrap();
+    let status = of_store(&store, Timestamp::UNIX_EPOCH);
+    let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
+    assert_eq!((valid.status.as_str(), valid.reason.as_str()), ("False", "UnknownStoreType"));
+    assert!(valid.message.contains("\"Excel\"") && valid.message.contains("\"InMemory\""));
+    let ready = condition::find(&status.conditions, "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "StoreInvalid"));
+}
