@@ -1,9 +1,14 @@
 //! Calls as a user makes them: `grpcurl` to the address of the Service, which describes itself.
 
+use std::{
+    net::{SocketAddr, TcpStream},
+    time::Duration,
+};
+
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::{cluster::Cluster, namespace::Namespace};
+use super::{cluster::Cluster, namespace::Namespace, wait::until};
 
 /// The sample's service, as its user function describes it.
 const CART: &str = "com.example.shoppingcart.ShoppingCart";
@@ -15,12 +20,20 @@ pub(super) struct Caller<'a> {
 }
 
 impl<'a> Caller<'a> {
-    /// Looks the Service's address up.
+    /// Looks the Service's address up, and waits until the node sends connections on. The service
+    /// being ready and kube-proxy knowing it are two things; calls are not tried twice.
     pub(super) fn of(namespace: &Namespace<'a>, service: &str) -> anyhow::Result<Self> {
         let object = namespace.get("service", service)?;
         let ip = object["spec"]["clusterIP"].as_str().context("the Service has no address")?;
         let port = &object["spec"]["ports"][0]["port"];
-        Ok(Self { cluster: namespace.cluster, address: format!("{ip}:{port}") })
+        let address = format!("{ip}:{port}");
+        let socket: SocketAddr = address.parse().with_context(|| format!("address {address}"))?;
+        let what = format!("the Service's address {address} takes connections");
+        until(&what, Duration::from_secs(5), || {
+            let connected = TcpStream::connect_timeout(&socket, Duration::from_secs(1));
+            Ok(connected.map(drop).map_err(|error| error.to_string()))
+        })?;
+        Ok(Self { cluster: namespace.cluster, address })
     }
 
     /// Adds to the user's cart.

@@ -59,7 +59,7 @@ impl Cluster {
 
     /// `kubectl` as an administrator of this cluster.
     pub(super) fn kubectl(&self) -> Command {
-        self.running.handle.kubectl(&["--request-timeout=20s"])
+        self.running.handle.kubectl(&[])
     }
 
     /// Removes namespaces that an earlier run left, and waits until they are gone.

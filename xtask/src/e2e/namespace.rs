@@ -85,7 +85,12 @@ impl<'a> Namespace<'a> {
 
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.cluster.kubectl();
+        // The namespace of a scenario, unless the arguments name another.
         command.args(["--namespace", &self.name]).args(arguments);
+        // What waits has a limit of its own; this one would cut its watch short.
+        if let ["get" | "describe" | "logs", ..] = arguments {
+            command.arg("--request-timeout=20s");
+        }
         command
     }
 

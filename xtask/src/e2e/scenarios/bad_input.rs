@@ -102,7 +102,8 @@ pub(super) fn image_that_does_not_exist(namespace: &mut Namespace<'_>) -> anyhow
     const IMAGE: &str = "localhost/cloudstate/no-such-image:1";
     namespace.apply(&store("InMemory"))?;
     namespace.apply(&with_store(IMAGE))?;
-    tells(namespace, &["ImagePullBackOff", "user-container", IMAGE])?;
+    // The kubelet alternates between ErrImagePull and ImagePullBackOff.
+    tells(namespace, &["ImagePull", "user-container", IMAGE])?;
     namespace.apply(&with_store(&namespace.cluster.cart()))?;
     healed(namespace)
 }

@@ -23,7 +23,7 @@ pub(super) fn restart_changes_no_object(namespace: &mut Namespace<'_>) -> anyhow
         .kubectl(&[&["rollout", "status", &operator, "--timeout=60s"], &there[..]].concat())?;
     // A service that comes after the restart is seen after those from before, so once it is ready
     // the new operator has been through them all.
-    let later = sample(namespace.cluster)?.replace(SERVICE, "later");
+    let later = sample(namespace.cluster)?.replace("name: shopping-cart", "name: later");
     namespace.apply(&later)?;
     namespace.ready("later")?;
     let mut after = versions(namespace)?;
