@@ -157,6 +157,19 @@ pub struct NotReady {
     pub message: String,
 }
 
+impl NotReady {
+    /// Kubernetes keeps 4,096 bytes of last words; escaping in JSON can double a message, so half of
+    /// that is safe.
+    const MESSAGE_MAX: usize = 1_900;
+
+    /// The same with its message cut to what fits into a container's last words.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        self.message.truncate(self.message.floor_char_boundary(Self::MESSAGE_MAX));
+        self
+    }
+}
+
 /// Reasons in [`NotReady`] that come out of the sidecar.
 pub mod reason {
     /// The proxy is not up yet, or is being started again.

@@ -1,10 +1,14 @@
 //! The resources of `cloudstate.io/v1alpha1`, and the contract of names between operator,
 //! launcher and proxy.
 //!
-//! Without the feature `crd` only [`contract`] is left, which needs nothing but serde: the sidecar's
-//! binaries are built that way and stay free of Kubernetes types.
+//! Without the feature `crd` only [`contract`], [`environment`] and [`Chain`] are left, which need
+//! nothing but serde: the sidecar's binaries are built that way and stay free of Kubernetes types.
 
+mod chain;
 pub mod contract;
+pub mod environment;
+
+pub use chain::Chain;
 
 #[cfg(feature = "crd")]
 pub mod condition;

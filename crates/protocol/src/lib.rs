@@ -19,6 +19,7 @@ pub use any::Any;
     unused_qualifications,
     clippy::all,
     clippy::pedantic,
+    clippy::nursery,
     clippy::restriction,
     reason = "generated; documented in the .proto files"
 )]

@@ -4,10 +4,6 @@
 //! remains one. All problems are reported together. What is not ours goes on to the proxy untouched,
 //! also when it is not UTF-8.
 
-mod problem;
-mod reader;
-mod value;
-
 use std::{
     collections::BTreeMap,
     ffi::OsString,
@@ -17,11 +13,11 @@ use std::{
     time::Duration,
 };
 
-use api::contract::{self, Store, env, port};
-use tracing::level_filters::LevelFilter;
-
-pub use self::problem::{Kind, Problem, Problems};
-use self::reader::Reader;
+pub use api::environment::{Kind, Problem, Problems};
+use api::{
+    contract::{self, Store, env, port},
+    environment::{Reader, value},
+};
 
 /// Prefix of the variables that only the launcher reads; none of them reaches the proxy.
 pub const PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
@@ -64,7 +60,7 @@ pub struct Config {
     /// How the proxy is stopped.
     pub drain: Drain,
     /// How much is logged.
-    pub log_level: LevelFilter,
+    pub log_level: &'static str,
     /// File for last words; none when the variable is set to nothing.
     pub termination_path: Option<PathBuf>,
 }

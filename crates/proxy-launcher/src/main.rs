@@ -1,13 +1,14 @@
 //! The sidecar's entrypoint: reads command line and environment, then supervises the proxy.
 
 use std::{
-    error::Error,
-    fmt,
     io::{self, Write as _},
     process::ExitCode,
 };
 
-use api::contract::{NotReady, exit, reason};
+use api::{
+    Chain,
+    contract::{NotReady, exit, reason},
+};
 use proxy_launcher::{
     cli::{self, Invocation, Verb},
     command::{self, ProxyCommand},
@@ -15,13 +16,14 @@ use proxy_launcher::{
     exit::OS_ERROR,
     supervise, termination,
 };
-use tracing::{debug, error, info, level_filters::LevelFilter, warn};
+use tracing::{debug, error, info, warn};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os().skip(1)) {
         Ok(invocation) => invocation,
         Err(error) => {
-            start_log(LevelFilter::INFO);
+            start_log("info");
             error!(%error, "command line refused");
             leave_words(&error.to_string());
             return exit::USAGE.into();
@@ -41,7 +43,7 @@ fn run(invocation: Invocation) -> u8 {
     let loaded = match config::load(config::process_environment()) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            start_log(LevelFilter::INFO);
+            start_log("info");
             for problem in &problems.0 {
                 error!(%problem, "configuration refused");
             }
@@ -117,13 +119,13 @@ fn log_settings(loaded: &Loaded) {
     );
 }
 
-fn start_log(level: LevelFilter) {
+fn start_log(level: &str) {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
         .with_current_span(false)
         .with_span_list(false)
-        .with_max_level(level)
+        .with_env_filter(EnvFilter::new(level))
         .with_writer(io::stderr)
         .init();
 }
@@ -141,20 +143,4 @@ fn leave_words(message: &str) {
 /// Prints a line; a closed pipe is the reader's wish.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
-}
-
-/// An error with its causes.
-struct Chain<'a>(&'a dyn Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            f.write_str(": ")?;
-            write!(f, "{error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
 }

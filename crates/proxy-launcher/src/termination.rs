@@ -8,9 +8,6 @@ use std::{
 
 use api::contract::NotReady;
 
-/// Kubernetes keeps 4,096 bytes; escaping in JSON can double a message, so half of it is safe.
-const MESSAGE_MAX: usize = 1_900;
-
 /// Empties the file, so that whatever stands there later was left by the proxy that is started now.
 ///
 /// # Errors
@@ -30,14 +27,9 @@ pub fn write_if_empty(path: &Path, words: &NotReady) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|file| file.len() > 0) {
         return Ok(());
     }
-    let words = NotReady { message: cut(&words.message).to_owned(), ..words.clone() };
-    let mut line = serde_json::to_vec(&words)?;
+    let mut line = serde_json::to_vec(&words.clone().cut())?;
     line.push(b'\n');
     fs::write(path, line)
-}
-
-fn cut(message: &str) -> &str {
-    &message[..message.floor_char_boundary(MESSAGE_MAX)]
 }
 
 #[cfg(test)]

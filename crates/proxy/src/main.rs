@@ -1,3 +1,87 @@
-//! Placeholder until the first real main.
+//! The proxy's program: settings, log, signals, last words, exit code.
 
-fn main() {}
+use std::{fs, path::Path, process::ExitCode};
+
+use api::{
+    Chain,
+    contract::{NotReady, exit, reason},
+};
+use proxy::config::{self, Config};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+fn main() -> ExitCode {
+    let environment = config::process_environment();
+    let termination_path = config::termination_path(&environment);
+    let refusal = match config::load(environment) {
+        Ok((config, warnings)) => {
+            start_log(config.log_level);
+            for warning in warnings {
+                warn!(warning, "odd setting");
+            }
+            match serve(config) {
+                Ok(()) => return ExitCode::SUCCESS,
+                Err(error) => {
+                    error!(error = %Chain(&*error), "the proxy leaves");
+                    error.downcast_ref::<proxy::Error>().and_then(proxy::Error::refusal)
+                }
+            }
+        }
+        Err(problems) => {
+            start_log("info");
+            error!(error = %problems, "the settings are refused");
+            let reason = reason::CONFIGURATION_REFUSED.to_owned();
+            Some(NotReady { reason, message: problems.to_string() })
+        }
+    };
+    match refusal {
+        Some(why) => {
+            if let Some(path) = termination_path {
+                leave_words(&path, &why);
+            }
+            exit::CONFIG.into()
+        }
+        None => ExitCode::FAILURE,
+    }
+}
+
+#[tokio::main]
+async fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %config.listen,
+        management = %config.management,
+        user_function = config.user_function,
+        store = config.terms.store.as_str(),
+        passivation = ?config.entities.passivation,
+        "proxy starts"
+    );
+    let stop = CancellationToken::new();
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        info!("told to stop");
+        told.cancel();
+    });
+    Ok(proxy::run(config, stop).await?)
+}
+
+fn start_log(level: &str) {
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
+}
+
+/// Writes why the proxy leaves where Kubernetes, through the launcher, reads it.
+fn leave_words(path: &Path, why: &NotReady) {
+    let words = serde_json::to_string(&why.clone().cut()).expect("two strings always make JSON");
+    if let Err(error) = fs::write(path, words) {
+        warn!(path = %path.display(), %error, "last words could not be written");
+    }
+}

@@ -127,7 +127,7 @@ fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
     assert_eq!(loaded.proxy_environment[&odd], odd);
     assert_eq!(loaded.proxy_environment[&OsString::from("POSTGRES_PASSWORD")], "007");
     assert_eq!(loaded.proxy_environment[&OsString::from("TERMINATION_GRACE_PERIOD_SECONDS")], "30");
-    assert!(loaded.warnings[0].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is no setting"));
+    assert!(loaded.warnings[0].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is not a known setting"));
 }
 
 #[test]

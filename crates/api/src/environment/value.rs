@@ -7,16 +7,16 @@ use std::{
     time::Duration,
 };
 
-use api::contract::Store;
-use tracing::level_filters::LevelFilter;
-
 use super::problem::Kind;
+use crate::contract::Store;
 
 /// Why a text is no value of the wanted type; the reader adds the variable and the hint.
 #[derive(Debug)]
-pub(super) struct Refusal {
-    pub(super) kind: Kind,
-    pub(super) expected: String,
+pub struct Refusal {
+    /// What is wrong, in one word.
+    pub kind: Kind,
+    /// What would have been right.
+    pub expected: String,
 }
 
 fn refuse<T>(kind: Kind, expected: impl Into<String>) -> Result<T, Refusal> {
@@ -24,7 +24,7 @@ fn refuse<T>(kind: Kind, expected: impl Into<String>) -> Result<T, Refusal> {
 }
 
 /// A TCP port; never zero.
-pub(super) fn port(text: &str) -> Result<NonZeroU16, Refusal> {
+pub fn port(text: &str) -> Result<NonZeroU16, Refusal> {
     const EXPECTED: &str = "a port from 1 to 65535";
     if !is_plain_number(text) {
         return refuse(Kind::InvalidInteger, EXPECTED);
@@ -36,27 +36,27 @@ pub(super) fn port(text: &str) -> Result<NonZeroU16, Refusal> {
 }
 
 /// Whole seconds, as Kubernetes writes a grace period.
-pub(super) fn seconds(text: &str) -> Result<Duration, Refusal> {
+pub fn seconds(text: &str) -> Result<Duration, Refusal> {
     /// A year; Kubernetes knows no limit, but a typing error should be found.
     const MAX: u64 = 31_536_000;
     Ok(Duration::from_secs(integer(text, 0, MAX, "whole seconds")?))
 }
 
 /// A count that may be zero.
-pub(super) fn count(text: &str) -> Result<u32, Refusal> {
+pub fn count(text: &str) -> Result<u32, Refusal> {
     const MAX: u64 = 1_000;
     let count = integer(text, 0, MAX, "a whole number")?;
     Ok(u32::try_from(count).expect("the maximum is far below"))
 }
 
 /// Bytes as the downward API writes them: a plain number, above zero.
-pub(super) fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
+pub fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
     let bytes = integer(text, 1, u64::MAX, "bytes as a whole number")?;
     Ok(NonZeroU64::new(bytes).expect("the minimum is one"))
 }
 
 /// A duration with one unit, up to a day: `500ms`, `5s`, `10m`, `1h`.
-pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
+pub fn duration(text: &str) -> Result<Duration, Refusal> {
     const EXPECTED: &str =
         "a whole number with one unit of ms, s, m or h, at most 24h, such as 500ms";
     const MAX: Duration = Duration::from_hours(24);
@@ -80,7 +80,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
 }
 
 /// A [`duration`] above zero, since zero would spin.
-pub(super) fn pause(text: &str) -> Result<Duration, Refusal> {
+pub fn pause(text: &str) -> Result<Duration, Refusal> {
     const MIN: Duration = Duration::from_millis(10);
     match duration(text)? {
         pause if pause < MIN => refuse(Kind::OutOfRange, "at least 10ms"),
@@ -89,7 +89,7 @@ pub(super) fn pause(text: &str) -> Result<Duration, Refusal> {
 }
 
 /// An IP address to listen on.
-pub(super) fn address(text: &str) -> Result<IpAddr, Refusal> {
+pub fn address(text: &str) -> Result<IpAddr, Refusal> {
     match text.parse() {
         Ok(address) => Ok(address),
         Err(_) => refuse(Kind::InvalidAddress, "an IP address such as 0.0.0.0 or ::"),
@@ -97,7 +97,7 @@ pub(super) fn address(text: &str) -> Result<IpAddr, Refusal> {
 }
 
 /// A path from the root.
-pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
+pub fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
     let path = PathBuf::from(text);
     if path.is_absolute() {
         Ok(path)
@@ -107,7 +107,7 @@ pub(super) fn absolute_path(text: &str) -> Result<PathBuf, Refusal> {
 }
 
 /// Any text that says something.
-pub(super) fn text(text: &str) -> Result<String, Refusal> {
+pub fn text(text: &str) -> Result<String, Refusal> {
     if text.trim().is_empty() {
         return refuse(Kind::EmptyValue, "a value that is more than spaces");
     }
@@ -115,7 +115,7 @@ pub(super) fn text(text: &str) -> Result<String, Refusal> {
 }
 
 /// A kind of store that this build knows.
-pub(super) fn store(text: &str) -> Result<Store, Refusal> {
+pub fn store(text: &str) -> Result<Store, Refusal> {
     match Store::parse(text) {
         Some(store) => Ok(store),
         None => refuse(
@@ -125,14 +125,21 @@ pub(super) fn store(text: &str) -> Result<Store, Refusal> {
     }
 }
 
-/// How much is logged.
-pub(super) fn level(text: &str) -> Result<LevelFilter, Refusal> {
+/// How much is logged, in the words that logging libraries share.
+pub fn level(text: &str) -> Result<&'static str, Refusal> {
+    const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
+    match LEVELS.into_iter().find(|level| *level == text) {
+        Some(level) => Ok(level),
+        None => refuse(Kind::UnknownVariant, format!("one of {}", LEVELS.join(", "))),
+    }
+}
+
+/// A switch.
+pub fn switch(text: &str) -> Result<bool, Refusal> {
     match text {
-        "error" => Ok(LevelFilter::ERROR),
-        "warn" => Ok(LevelFilter::WARN),
-        "info" => Ok(LevelFilter::INFO),
-        "debug" => Ok(LevelFilter::DEBUG),
-        _ => refuse(Kind::UnknownVariant, "one of error, warn, info, debug"),
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => refuse(Kind::UnknownVariant, "true or false"),
     }
 }
 

@@ -14,8 +14,9 @@ use super::{
 /// Kubernetes injects `<SERVICE>_PORT=tcp://…` for every Service of the namespace.
 const SERVICE_LINK_SCHEMES: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 
+/// An environment in the course of being read.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub struct Reader {
     environment: BTreeMap<OsString, OsString>,
     known: BTreeSet<&'static str>,
     problems: Vec<Problem>,
@@ -23,7 +24,8 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
+    /// Begins to read an environment.
+    pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self {
             environment: environment.into_iter().collect(),
             known: BTreeSet::new(),
@@ -33,7 +35,10 @@ impl Reader {
     }
 
     /// The variable's value, or that of `default` when it is unset or refused.
-    pub(super) fn read<T>(
+    ///
+    /// # Panics
+    /// When the default is no valid value.
+    pub fn read<T>(
         &mut self,
         variable: &'static str,
         default: &str,
@@ -45,7 +50,7 @@ impl Reader {
     }
 
     /// The variable's value, if it is set.
-    pub(super) fn read_optional<T>(
+    pub fn read_optional<T>(
         &mut self,
         variable: &'static str,
         parse: fn(&str) -> Result<T, Refusal>,
@@ -54,39 +59,41 @@ impl Reader {
     }
 
     /// A port, after values that Kubernetes put there for a Service of that name were dropped.
-    pub(super) fn read_port(&mut self, variable: &'static str, default: u16) -> NonZeroU16 {
+    pub fn read_port(&mut self, variable: &'static str, default: u16) -> NonZeroU16 {
         self.drop_service_link(variable, Some(default));
         self.read(variable, &default.to_string(), value::port)
     }
 
     /// As [`Self::read_port`], without a default.
-    pub(super) fn read_optional_port(&mut self, variable: &'static str) -> Option<NonZeroU16> {
+    pub fn read_optional_port(&mut self, variable: &'static str) -> Option<NonZeroU16> {
         self.drop_service_link(variable, None);
         self.read_optional(variable, value::port)
     }
 
     /// The text as it is set; for messages about values that are valid by themselves.
-    pub(super) fn shown(&self, variable: &str) -> Option<String> {
+    pub fn shown(&self, variable: &str) -> Option<String> {
         self.environment
             .get(&OsString::from(variable))
             .map(|value| value.to_string_lossy().into_owned())
     }
 
     /// Whether a later check may rely on the variable's value.
-    pub(super) fn is_sound(&self, variable: &str) -> bool {
+    pub fn is_sound(&self, variable: &str) -> bool {
         self.problems.iter().all(|problem| problem.variable != variable)
     }
 
-    pub(super) fn add(&mut self, problem: Problem) {
+    /// Adds a problem that concerns more than one variable.
+    pub fn add(&mut self, problem: Problem) {
         self.problems.push(problem);
     }
 
-    pub(super) fn warn(&mut self, warning: String) {
+    /// Adds something that is odd and does no harm.
+    pub fn warn(&mut self, warning: String) {
         self.warnings.push(warning);
     }
 
     /// Warns about every variable with this prefix that nobody asked for: most likely a typing error.
-    pub(super) fn warn_of_unknown(&mut self, prefix: &str) {
+    pub fn warn_of_unknown(&mut self, prefix: &str) {
         let known = &self.known;
         let unknown = self
             .environment
@@ -95,16 +102,14 @@ impl Reader {
             .filter(|name| name.starts_with(prefix) && !known.contains(name));
         let warnings: Vec<_> = unknown
             .map(|name| {
-                format!(
-                    "{name} is no setting of the launcher and is ignored; see docs/environment.md"
-                )
+                format!("{name} is not a known setting and is ignored; see docs/environment.md")
             })
             .collect();
         self.warnings.extend(warnings);
     }
 
     /// Environment that is left, warnings, and problems sorted by variable.
-    pub(super) fn finish(mut self) -> (BTreeMap<OsString, OsString>, Vec<String>, Vec<Problem>) {
+    pub fn finish(mut self) -> (BTreeMap<OsString, OsString>, Vec<String>, Vec<Problem>) {
         self.problems.sort_by(|a, b| a.variable.cmp(&b.variable));
         (self.environment, self.warnings, self.problems)
     }

@@ -1,0 +1,140 @@
+//! The only reader of the environment: everything else receives a [`Config`]
+//! (`docs/environment.md`).
+
+use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+
+use api::{
+    contract::{self, Store, env, port},
+    environment::{Problems, Reader, value},
+};
+
+use crate::{entity, serve, spec::Terms};
+
+const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
+const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
+const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
+const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
+const BIND: &str = "CLOUDSTATE_PROXY_BIND";
+/// Variables that nobody reads although they look like ours are told of.
+const PREFIX: &str = "CLOUDSTATE_PROXY_";
+
+/// Largest message from the user function, in bytes: a snapshot may be larger than any command.
+const USER_FUNCTION_MESSAGE_SIZE_MAX: usize = 12 * 1024 * 1024;
+
+/// Everything that the proxy can be told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where callers come in.
+    pub listen: SocketAddr,
+    /// Where health is asked for.
+    pub management: SocketAddr,
+    /// `host:port` of the user function.
+    pub user_function: String,
+    /// Largest message from the user function, in bytes.
+    pub user_function_message_size_max: usize,
+    /// What a user function's description is judged by.
+    pub terms: Terms,
+    /// Bounds of entities.
+    pub entities: entity::Limits,
+    /// Bounds of the edge.
+    pub edge: serve::Limits,
+    /// How long connections and entities may take to finish once the proxy is told to leave.
+    pub drain: Duration,
+    /// How much is logged.
+    pub log_level: &'static str,
+    /// File for last words; none when the variable is set to nothing.
+    pub termination_path: Option<PathBuf>,
+}
+
+/// The process's environment.
+pub fn process_environment() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().collect()
+}
+
+/// Where last words go; told apart from [`load`] since it must be known when that fails.
+pub fn termination_path(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
+    let set = environment.iter().find(|(name, _)| name == env::TERMINATION_PATH);
+    let path = set.map_or_else(|| contract::TERMINATION_PATH.into(), |(_, value)| value.clone());
+    (!path.is_empty()).then(|| path.into())
+}
+
+/// Reads an environment; gives settings and what was odd about them.
+///
+/// # Errors
+/// [`Problems`] with every value that cannot be used.
+pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<String>), Problems> {
+    let termination_path = termination_path(&environment);
+    let mut reader = Reader::new(environment);
+    let bind = reader.read(BIND, "0.0.0.0", value::address);
+    let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
+    let user_function_port = reader.read_port(env::USER_FUNCTION_PORT, port::USER_DEFAULT);
+    let command = reader.read(COMMAND_TIMEOUT, "60s", value::pause);
+    let config = Config {
+        listen: (bind, reader.read_port(env::HTTP_PORT, port::PROXY).get()).into(),
+        management: (bind, reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT).get()).into(),
+        user_function: format!("{user_function_host}:{user_function_port}"),
+        user_function_message_size_max: USER_FUNCTION_MESSAGE_SIZE_MAX,
+        terms: Terms {
+            store: reader.read(env::STORE, Store::None.as_str(), value::store),
+            stateful_service: reader.read_optional(env::SELECTOR_LABEL_VALUE, value::text),
+            protocol_check: reader.read(PROTOCOL_CHECK, "true", value::switch),
+        },
+        entities: entity::Limits {
+            passivation: reader.read(PASSIVATION_TIMEOUT, "30s", value::pause),
+            command,
+            ..entity::Limits::default()
+        },
+        edge: serve::Limits { call: command, ..serve::Limits::default() },
+        drain: Duration::from_secs(10),
+        log_level: reader.read(LOG_LEVEL, "info", value::level),
+        termination_path,
+    };
+    reader.warn_of_unknown(PREFIX);
+    let (_rest, warnings, problems) = reader.finish();
+    if problems.is_empty() { Ok((config, warnings)) } else { Err(Problems(problems)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load_from(pairs: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
+        load(pairs.iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    #[test]
+    fn nothing_set_gives_the_defaults_of_the_contract() {
+        let (config, warnings) = load_from(&[]).unwrap();
+        assert_eq!(config.listen.to_string(), "0.0.0.0:8013");
+        assert_eq!(config.management.to_string(), "0.0.0.0:8558");
+        assert_eq!(config.user_function, "127.0.0.1:8080");
+        assert_eq!(config.terms.store, Store::None);
+        assert!(config.terms.protocol_check);
+        assert_eq!(warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn every_problem_is_told_with_its_variable_and_value() {
+        let problems = load_from(&[
+            ("HTTP_PORT", "eighty"),
+            ("CLOUDSTATE_STORE", "redis"),
+            ("CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT", "30"),
+        ])
+        .unwrap_err()
+        .to_string();
+        for part in [
+            "HTTP_PORT is \"eighty\"",
+            "CLOUDSTATE_STORE is \"redis\"",
+            "none, in-memory",
+            "is \"30\"",
+        ] {
+            assert!(problems.contains(part), "{part} is missing in {problems}");
+        }
+    }
+
+    #[test]
+    fn a_typing_error_in_a_name_is_told() {
+        let (_, warnings) = load_from(&[("CLOUDSTATE_PROXY_PASSIVATION", "30s")]).unwrap();
+        assert!(warnings[0].starts_with("CLOUDSTATE_PROXY_PASSIVATION is not a known setting"));
+    }
+}

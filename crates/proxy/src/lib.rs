@@ -1,0 +1,20 @@
+//! The native proxy: takes gRPC calls, has the user function carry them out on entities, and keeps
+//! what comes back in a journal.
+//!
+//! The way of a command: [`serve`] → [`route`] → [`entity`] → user function and [`journal`], and back
+//! once its events are durable. `ARCHITECTURE.md` shows the whole of it.
+
+pub mod admin;
+pub mod config;
+pub mod discovery;
+pub mod entity;
+pub mod journal;
+pub mod key;
+mod proxy;
+pub mod report;
+pub mod route;
+pub mod serve;
+pub mod spec;
+pub mod user_function;
+
+pub use proxy::{Error, run};

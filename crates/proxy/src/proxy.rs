@@ -1,0 +1,136 @@
+//! One life of the proxy: open the management port, discover, claim the store, serve, drain.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use api::{
+    Chain,
+    contract::{NotReady, Store, reason},
+};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::{
+    admin::{self, Readiness},
+    config::Config,
+    discovery::{self, Refused},
+    entity::{Context, Entities},
+    journal::{self, Epochs as _, Memory, Shard},
+    report::Reporter,
+    route::Routes,
+    serve::{Edge, connections},
+    user_function::UserFunction,
+};
+
+/// Why the proxy leaves.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A port is taken, or may not be opened.
+    #[error("failed to listen on {address}: free the port or choose another one")]
+    Listen {
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The user function's address makes no sense.
+    #[error("the user function's address {address:?} is not host:port: set USER_FUNCTION_HOST")]
+    Address {
+        /// As configured.
+        address: String,
+        /// What is wrong with it.
+        source: tonic::transport::Error,
+    },
+    /// The user function describes itself in a way that cannot be served.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The store cannot be taken over.
+    #[error("failed to claim the store")]
+    Store(#[from] journal::Error),
+}
+
+impl Error {
+    /// What to tell whoever looks at the pod; none when starting again may help.
+    pub fn refusal(&self) -> Option<NotReady> {
+        let reason = match self {
+            Self::Refused(_) => reason::USER_FUNCTION_REFUSED,
+            Self::Address { .. } => reason::CONFIGURATION_REFUSED,
+            Self::Listen { .. } | Self::Store(_) => return None,
+        };
+        let message = Chain(self).to_string();
+        Some(NotReady { reason: reason.to_owned(), message })
+    }
+}
+
+/// Serves until `stop`, then lets everything under way finish.
+///
+/// # Errors
+/// [`Error`] says what keeps the proxy from serving.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    let starting = NotReady {
+        reason: reason::PROXY_STARTING.to_owned(),
+        message: "the proxy has just started".to_owned(),
+    };
+    let (readiness, ready) = watch::channel(Err(starting));
+    let management = listen(config.management).await?;
+    let alive = CancellationToken::new();
+    let answer = move |request| admin::answer(ready.clone(), request);
+    tokio::spawn(connections::serve(management, answer, alive.clone(), config.drain));
+    let _alive = alive.drop_guard();
+
+    let user_function =
+        UserFunction::new(config.user_function.clone(), config.user_function_message_size_max)
+            .map_err(|source| Error::Address { address: config.user_function.clone(), source })?;
+    let routes = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        routes = discovery::discover(&user_function, &config.terms, &readiness) => routes?,
+    };
+    serve(&config, user_function, routes, &readiness, stop).await
+}
+
+async fn serve(
+    config: &Config,
+    user_function: UserFunction,
+    routes: Routes,
+    readiness: &watch::Sender<Readiness>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    if config.terms.store == Store::InMemory {
+        warn!("events are kept in memory only: they are gone with this process");
+    }
+    let journal = Memory::default();
+    let epoch = journal.claim(Shard::WHOLE).await?;
+    let reporter = Reporter::start(&user_function);
+    let entities = Entities::new(Context {
+        journal: Arc::new(journal),
+        epoch,
+        user_function,
+        reporter,
+        limits: config.entities,
+    });
+    let edge = Edge::new(routes, entities.clone(), config.edge);
+    let listener = listen(config.listen).await?;
+    readiness.send_modify(|now| *now = Ok(()));
+    info!(address = %config.listen, "ready");
+
+    let answer = move |request| edge.clone().answer(request);
+    let draining = async {
+        stop.cancelled().await;
+        let draining = NotReady {
+            reason: reason::DRAINING.to_owned(),
+            message: "the proxy finishes what is under way".to_owned(),
+        };
+        readiness.send_modify(|now| *now = Err(draining));
+    };
+    tokio::join!(draining, connections::serve(listener, answer, stop.clone(), config.drain));
+    if !entities.stop(config.drain).await {
+        warn!(after = ?config.drain, "entities were cut that were still busy");
+    }
+    info!("drained");
+    Ok(())
+}
+
+async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })
+}

@@ -1,0 +1,70 @@
+//! What can be called: one [`Method`] for each that the user function describes, found by its path.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::key::KeyReader;
+
+/// A method that callers may use, with everything a call needs to know.
+#[derive(Debug)]
+pub struct Method {
+    /// The service that it belongs to.
+    pub service: Arc<Service>,
+    /// Bare name, as commands carry it.
+    pub name: String,
+    /// `type_url` of a command's payload.
+    pub input_type_url: String,
+    /// `type_url` that a reply's payload should have.
+    pub output_type_url: String,
+    /// Finds the entity that a command is for.
+    pub key: KeyReader,
+}
+
+/// A service that is one type of entity.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Service {
+    /// Full name, such as `com.example.shoppingcart.ShoppingCart`.
+    pub name: String,
+    /// Prefix of what its entities store.
+    pub persistence_id: String,
+    /// How long an entity may idle before it is passivated; the proxy's default unless set.
+    pub passivation_timeout: Option<Duration>,
+}
+
+/// Everything that can be called.
+#[derive(Debug, Default)]
+pub struct Routes {
+    methods: HashMap<String, Arc<Method>>,
+    services: Vec<String>,
+    descriptors: Bytes,
+}
+
+impl Routes {
+    /// Routes to these methods, described by an encoded `FileDescriptorSet`.
+    pub fn new(methods: Vec<Method>, descriptors: Bytes) -> Self {
+        let mut services: Vec<_> = methods.iter().map(|m| m.service.name.clone()).collect();
+        services.sort();
+        services.dedup();
+        let methods = methods
+            .into_iter()
+            .map(|m| (format!("/{}/{}", m.service.name, m.name), Arc::new(m)))
+            .collect();
+        Self { methods, services, descriptors }
+    }
+
+    /// The method at a path of the form `/<service>/<method>`.
+    pub fn find(&self, path: &str) -> Option<&Arc<Method>> {
+        self.methods.get(path)
+    }
+
+    /// Full names of all services, sorted.
+    pub fn services(&self) -> &[String] {
+        &self.services
+    }
+
+    /// The user function's own descriptors, byte for byte.
+    pub fn descriptors(&self) -> &Bytes {
+        &self.descriptors
+    }
+}
