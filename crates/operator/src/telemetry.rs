@@ -12,6 +12,7 @@ pub(crate) fn install() {
     tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
+        .with_current_span(false)
         .with_env_filter(filter)
         .with_writer(stderr)
         .init();

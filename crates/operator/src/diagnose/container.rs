@@ -57,15 +57,21 @@ impl<'a> Containers<'a> {
 
     /// An image that cannot be had, or a container that cannot be made from it.
     pub(super) fn cannot_start(&self, pod: &str) -> Option<Finding> {
-        self.all.iter().find_map(|status| {
+        // What the user can put right comes first.
+        self.of_the_user().chain(self.sidecar()).find_map(|status| {
             let waiting = waiting(status)?;
             let why = waiting.reason.as_deref()?;
             let said = waiting.message.as_deref().unwrap_or("no more is known");
             let (name, image) = (&status.name, &status.image);
             if IMAGE_REASONS.contains(&why) {
+                let field = match name.as_str() {
+                    container::USER => "spec.containers[0].image",
+                    container::SIDECAR => "the operator's setting proxy.image",
+                    _ => "the image of that name in spec.containers",
+                };
                 // The kubelet turns between two reasons; for us they are one.
                 let message = format!(
-                    "pod {pod:?}, container {name:?}: image {image:?} cannot be pulled: {}",
+                    "pod {pod:?}, container {name:?}: image {image:?} cannot be pulled, set {field} to one that nodes can pull: {}",
                     without_back_off(said)
                 );
                 return Some((Certainty::Stuck, diagnosis(reason::IMAGE_PULL_BACK_OFF, &message)));
