@@ -192,15 +192,31 @@ mod tests {
 
     use super::*;
 
-    fn merged(text: Option<&str>) -> Result<Settings, Error> {
+    /// Merges under these variables and no others; one at a time, as there is one environment.
+    #[expect(clippy::result_large_err, reason = "the shape of figment's test harness")]
+    fn merged_under(
+        variables: &[(&str, &str)],
+        text: Option<&str>,
+    ) -> Result<Settings, Box<Error>> {
         let environment =
             Environment { namespace: "cloudstate".to_owned(), config_map: "config".to_owned() };
-        merge(&environment, text)
+        let mut merged = None;
+        Jail::expect_with(|jail| {
+            jail.clear_env();
+            variables.iter().for_each(|(name, value)| jail.set_env(name, value));
+            merged = Some(merge(&environment, text).map_err(Box::new));
+            Ok(())
+        });
+        merged.unwrap()
+    }
+
+    fn merged(text: Option<&str>) -> Result<Settings, Box<Error>> {
+        merged_under(&[], text)
     }
 
     fn refusal(text: &str) -> String {
         let error = merged(Some(text)).unwrap_err();
-        Chain(&error).to_string()
+        Chain(&*error).to_string()
     }
 
     #[test]
@@ -210,17 +226,13 @@ mod tests {
     }
 
     #[test]
-    #[expect(clippy::result_large_err, reason = "the shape of figment's test harness")]
     fn the_environment_wins_over_the_config_map() {
-        Jail::expect_with(|jail| {
-            jail.set_env("CLOUDSTATE_OPERATOR__PROXY__IMAGE__NO_STORE", "b:2");
-            let text = "concurrency: 3\nproxy:\n  image:\n    no-store: a:1\n    in-memory: a:1\n";
-            let settings = merged(Some(text)).unwrap();
-            assert_eq!(settings.proxy.image.no_store, "b:2");
-            assert_eq!(settings.proxy.image.in_memory, "a:1");
-            assert_eq!(settings.concurrency, 3);
-            Ok(())
-        });
+        let text = "concurrency: 3\nproxy:\n  image:\n    no-store: a:1\n    in-memory: a:1\n";
+        let variables = [("CLOUDSTATE_OPERATOR__PROXY__IMAGE__NO_STORE", "b:2")];
+        let settings = merged_under(&variables, Some(text)).unwrap();
+        assert_eq!(settings.proxy.image.no_store, "b:2");
+        assert_eq!(settings.proxy.image.in_memory, "a:1");
+        assert_eq!(settings.concurrency, 3);
     }
 
     #[test]
