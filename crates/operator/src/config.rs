@@ -203,7 +203,9 @@ mod tests {
         let mut merged = None;
         Jail::expect_with(|jail| {
             jail.clear_env();
-            variables.iter().for_each(|(name, value)| jail.set_env(name, value));
+            for (name, value) in variables {
+                jail.set_env(name, value);
+            }
             merged = Some(merge(&environment, text).map_err(Box::new));
             Ok(())
         });
