@@ -141,6 +141,12 @@ pub fn ensure(sh: &Shell, progress: &Progress) -> Result<Handle> {
         anyhow::ensure!(status == "True", "Ready of the node {NODE} is {status:?}");
         Ok(())
     })?;
+    progress.wait_until("the name server is ready", Duration::from_secs(90), || {
+        let ready = "--output=jsonpath={.status.readyReplicas}";
+        let ready = handle.ask(&["--namespace", "kube-system", "get", "deployment", "coredns", ready])?;
+        anyhow::ensure!(ready == "1", "the deployment coredns in kube-system has no ready pod");
+        Ok(())
+    })?;
     Ok(handle)
 }
 

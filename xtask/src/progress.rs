@@ -15,6 +15,8 @@ use anyhow::{Context as _, Result, bail};
 const HEARTBEAT: Duration = Duration::from_secs(15);
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(20);
+/// How often a state is asked for that is awaited; each time is a run of kubectl.
+const ASK: Duration = Duration::from_millis(250);
 /// How many lines of a log are shown after a failure.
 const TAIL: usize = 20;
 
@@ -111,7 +113,7 @@ impl Progress {
                 spoken = Instant::now();
                 self.say(&format!("  {} s: {refusal:#}", started.elapsed().as_secs()));
             }
-            thread::sleep(POLL);
+            thread::sleep(ASK);
         }
     }
 }

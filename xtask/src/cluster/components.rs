@@ -38,6 +38,8 @@ impl Values {
             // The first holds real servers where the second names a resolver that pods cannot reach.
             .find(|path| Path::new(path).exists())
             .unwrap_or("");
+        let mut digest = Digest::new();
+        digest.part("template", template.as_bytes());
         [
             ("@STATE@", layout::STATE),
             ("@RUN@", layout::RUN),
@@ -52,6 +54,7 @@ impl Values {
             ("@PAUSE_IMAGE@", &self.pause_image),
             ("@COREDNS_IMAGE@", &self.coredns_image),
             ("@USER@", user),
+            ("@DIGEST@", &digest.short()),
         ]
         .into_iter()
         .fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
@@ -72,15 +75,21 @@ pub fn write_configuration(values: &Values) -> Result<()> {
     fs::create_dir_all(folder.join("cni"))
         .with_context(|| format!("create {}", folder.display()))?;
     for (name, template) in TEMPLATES {
-        certs::write(&folder.join(name), &values.fill(template, ""))?;
+        write_changed(&folder.join(name), &values.fill(template, ""))?;
     }
     for client in CLIENTS {
-        certs::write(
-            &folder.join(format!("{client}.kubeconfig")),
-            &values.fill(KUBECONFIG, client),
-        )?;
+        let file = folder.join(format!("{client}.kubeconfig"));
+        write_changed(&file, &values.fill(KUBECONFIG, client))?;
     }
     Ok(())
+}
+
+/// Leaves a file alone that is as it should be: kube-proxy ends when its file is so much as touched.
+fn write_changed(path: &Path, text: &str) -> Result<()> {
+    if fs::read_to_string(path).is_ok_and(|present| present == text) {
+        return Ok(());
+    }
+    certs::write(path, text)
 }
 
 /// The component with these arguments and the configuration files that stand in them.
