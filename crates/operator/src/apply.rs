@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::StatefulService;
 use api::condition::reason;
@@ -188,6 +189,9 @@ where
         let surplus = drift::surplus(&wanted_json, &live_json);
         if surplus.is_none() && drift::holds(&wanted_json, &live_json) {
             return Ok((live, false));
+        }
+        if !ctx.pace.allows(format!("{kind}/{namespace}/{name}"), Instant::now()) {
+            return Err(Error::Contended { kind: kind.into_owned(), name }.into());
         }
         if let Some(patch) = surplus {
             info!(%kind, namespace, name, "additions by others are removed");

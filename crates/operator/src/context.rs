@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -20,6 +20,7 @@ pub(crate) struct Context {
     pub(crate) caches: Caches,
     pub(crate) recorder: Recorder,
     pub(crate) failures: Failures,
+    pub(crate) pace: Pace,
 }
 
 /// What is watched. Complete before the first reconcile.
@@ -51,9 +52,40 @@ impl Failures {
     }
 }
 
+/// How many writes one object may take. More means that somebody else keeps changing it back, such
+/// as a second operator with other settings, and each round would start pods.
+const WRITES_MAX: u32 = 20;
+const WRITES_WINDOW: Duration = Duration::from_secs(10);
+
+/// Counts the writes of each object within a window of time, by kind, namespace and name.
+#[derive(Debug, Default)]
+pub(crate) struct Pace(Mutex<HashMap<String, (Instant, u32)>>);
+
+impl Pace {
+    /// Whether one more write is in order.
+    pub(crate) fn allows(&self, object: String, now: Instant) -> bool {
+        let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        windows.retain(|_, (start, _)| now.duration_since(*start) < WRITES_WINDOW);
+        let (_, count) = windows.entry(object).or_insert((now, 0));
+        *count += 1;
+        *count <= WRITES_MAX
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn writes_are_bounded_for_each_object_and_window() {
+        let pace = Pace::default();
+        let start = Instant::now();
+        let allowed = |object: &str, now| pace.allows(object.to_owned(), now);
+        assert!((0..WRITES_MAX).all(|_| allowed("a", start)));
+        assert!(!allowed("a", start));
+        assert!(allowed("b", start));
+        assert!(allowed("a", start + WRITES_WINDOW));
+    }
 
     #[test]
     fn delays_double_up_to_a_bound_and_start_over() {

@@ -23,7 +23,7 @@ use tracing::{info, warn};
 
 use crate::admin::Readiness;
 use crate::config::Settings;
-use crate::context::{Caches, Context, Failures};
+use crate::context::{Caches, Context, Failures, Pace};
 use crate::error::{Chain, Error};
 use crate::watch::{self, Change, Trigger, Triggers};
 
@@ -61,6 +61,7 @@ pub(crate) async fn run(
         },
         caches: caches.clone(),
         failures: Failures::default(),
+        pace: Pace::default(),
     });
     let config = Config::default().concurrency(settings.concurrency);
     let services = controller(caches.services, services_rx, config.clone(), &shutdown)

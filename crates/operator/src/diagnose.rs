@@ -104,7 +104,7 @@ fn examine(pod: &Pod, answer: &Answer) -> Option<Finding> {
         .or_else(|| containers.cannot_start(&name))
         .or_else(|| refused(&containers, answer, &name))
         .or_else(|| containers.user_crash(&name).filter(|_| !answer_is_final(answer)))
-        .or_else(|| containers.sidecar_crash(&name))
+        .or_else(|| containers.sidecar_crash(&name).filter(|_| is_prelude(answer)))
         .or_else(|| not_ready(answer, &name))
         .or_else(|| containers.user_not_ready(&name).filter(|_| *answer == Answer::Ready))
 }
@@ -142,16 +142,20 @@ fn is_refusal(said: &NotReady) -> bool {
         .contains(&said.reason.as_str())
 }
 
-/// Whether the answer is more than the prelude that every start of a sidecar goes through.
-fn answer_is_final(answer: &Answer) -> bool {
+/// Whether the answer, or its absence, is what every start of a sidecar begins with.
+fn is_prelude(answer: &Answer) -> bool {
     match answer {
-        Answer::Ready => true,
-        Answer::Nothing => false,
-        Answer::NotReady(said) => {
-            ![contract::reason::PROXY_STARTING, contract::reason::USER_FUNCTION_UNREACHABLE]
-                .contains(&said.reason.as_str())
-        }
+        Answer::Ready => false,
+        Answer::Nothing => true,
+        Answer::NotReady(said) => said.reason == contract::reason::PROXY_STARTING,
     }
+}
+
+/// Whether the answer stands. A start passes through "unreachable" as well, while the user function
+/// is not there yet.
+fn answer_is_final(answer: &Answer) -> bool {
+    let unreachable = |said: &NotReady| said.reason == contract::reason::USER_FUNCTION_UNREACHABLE;
+    !is_prelude(answer) && !matches!(answer, Answer::NotReady(said) if unreachable(said))
 }
 
 fn from_sidecar(said: &NotReady, pod: &str) -> Diagnosis {

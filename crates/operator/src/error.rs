@@ -15,6 +15,10 @@ pub(crate) enum Error {
     Call { verb: &'static str, kind: String, name: String, source: Box<kube::Error> },
     #[error("no answer after {CALL_TIMEOUT:?} when trying to {verb} {kind} {name:?}")]
     Timeout { verb: &'static str, kind: String, name: String },
+    #[error(
+        "{kind} {name:?} is changed back as soon as it is put right: look for a second operator or another tool that writes it"
+    )]
+    Contended { kind: String, name: String },
 }
 
 impl Error {
@@ -25,7 +29,7 @@ impl Error {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::Timeout { .. } => None,
+            Self::Timeout { .. } | Self::Contended { .. } => None,
         }
     }
 }

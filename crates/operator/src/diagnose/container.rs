@@ -96,10 +96,9 @@ impl<'a> Containers<'a> {
         })
     }
 
-    /// A sidecar that left, and not in the way it should when something is wrong.
+    /// A sidecar that left, now or before it was started again.
     pub(super) fn sidecar_crash(&self, pod: &str) -> Option<Finding> {
-        let status = self.sidecar().filter(|_| !self.sidecar_is_running())?;
-        let ended = terminated(status)?;
+        let ended = terminated(self.sidecar()?)?;
         let said = ended.message.as_deref().and_then(parse_last_words);
         let (reason, message) = match said {
             Some(said) => (said.reason, said.message),

@@ -131,7 +131,14 @@ fn a_sidecar_without_last_words_is_a_crash() {
         "state": { "waiting": { "reason": "CrashLoopBackOff" } },
         "lastState": { "terminated": { "exitCode": 137, "reason": "OOMKilled" } },
     });
-    check(&[pod("a", &running(), &sidecar)], &Answer::Nothing, Some(("SidecarCrashed", "memory")));
+    let expected = Some(("SidecarCrashed", "memory"));
+    check(&[pod("a", &running(), &sidecar)], &Answer::Nothing, expected);
+    let mut again = sidecar;
+    again["state"] = json!({ "running": {} });
+    let again = [pod("a", &running(), &again)];
+    check(&again, &says("ProxyStarting", "wait"), expected);
+    let unreachable = says("UserFunctionUnreachable", "nothing listens");
+    check(&again, &unreachable, Some(("UserFunctionUnreachable", "nothing")));
 }
 
 #[test]
