@@ -1,35 +1,25 @@
 //! The management port: whether the process lives, and whether it serves calls.
 
-use std::convert::Infallible;
-
 use api::contract::{NotReady, probe};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::watch;
 use tonic::body::Body;
 
 /// Whether calls are served, and if not, why.
 pub type Readiness = Result<(), NotReady>;
 
 /// Answers one request.
-///
-/// # Errors
-/// None: what goes wrong is the answer.
-pub async fn answer(
-    readiness: watch::Receiver<Readiness>,
-    request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let response = match (request.method(), request.uri().path()) {
+pub fn answer(readiness: &Readiness, request: &Request<Incoming>) -> Response<Body> {
+    match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, probe::ALIVE) => text(StatusCode::OK, "alive"),
-        (&Method::GET | &Method::HEAD, probe::READY) => match &*readiness.borrow() {
+        (&Method::GET | &Method::HEAD, probe::READY) => match readiness {
             Ok(()) => text(StatusCode::OK, "ready"),
             Err(why) => json(why),
         },
         (_, probe::ALIVE | probe::READY) => text(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
         _ => text(StatusCode::NOT_FOUND, "there are /alive and /ready"),
-    };
-    Ok(response)
+    }
 }
 
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -90,7 +90,7 @@ impl Default for Limits {
             entities: 8_192,
             passivation: Duration::from_secs(30),
             activation: Duration::from_secs(5),
-            command: Duration::from_secs(60),
+            command: Duration::from_mins(1),
             append: Duration::from_secs(5),
             close: Duration::from_secs(5),
         }

@@ -77,7 +77,7 @@ pub enum Appended {
 }
 
 /// One piece of an entity's history, in the order in which [`Journal::load`] gives them.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loaded {
     /// First of all, when there is one: the newest state, and the last event that it contains.
     Snapshot(Sequence, Any),

@@ -26,6 +26,7 @@ pub struct KeyReader {
 
 #[derive(Clone, Debug)]
 struct KeyField {
+    name: String,
     number: u32,
     kind: Kind,
 }
@@ -62,8 +63,11 @@ impl KeyReader {
         if !problems.is_empty() {
             return Err(problems);
         }
-        let fields =
-            keys.iter().map(|field| KeyField { number: field.number(), kind: field.kind() });
+        let fields = keys.iter().map(|f| KeyField {
+            name: f.name().to_owned(),
+            number: f.number(),
+            kind: f.kind(),
+        });
         Ok(Self { fields: fields.collect() })
     }
 
@@ -76,8 +80,8 @@ impl KeyReader {
         let mut parts: Vec<String> = self.fields.iter().map(|f| unset(&f.kind)).collect();
         self.scan(message, &mut parts).map_err(|error| KeyError::Malformed(error.to_string()))?;
         if parts.iter().all(String::is_empty) {
-            let numbers: Vec<_> = self.fields.iter().map(|f| f.number.to_string()).collect();
-            return Err(KeyError::Empty(format!("field {}", numbers.join(", "))));
+            let names: Vec<_> = self.fields.iter().map(|f| f.name.as_str()).collect();
+            return Err(KeyError::Empty(names.join(" or ")));
         }
         Ok(parts.join(SEPARATOR))
     }
@@ -88,7 +92,7 @@ impl KeyReader {
             match self.fields.iter().position(|field| field.number == number) {
                 Some(at) => parts[at] = decode(&self.fields[at].kind, wire_type, &mut buf)?,
                 None => {
-                    encoding::skip_field(wire_type, number, &mut buf, DecodeContext::default())?
+                    encoding::skip_field(wire_type, number, &mut buf, DecodeContext::default())?;
                 }
             }
         }

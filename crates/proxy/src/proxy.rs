@@ -74,7 +74,10 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let (readiness, ready) = watch::channel(Err(starting));
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
-    let answer = move |request| admin::answer(ready.clone(), request);
+    let answer = move |request| {
+        let response = admin::answer(&ready.borrow(), &request);
+        async move { Ok(response) }
+    };
     tokio::spawn(connections::serve(management, answer, alive.clone(), config.drain));
     let _alive = alive.drop_guard();
 

@@ -34,7 +34,7 @@ impl Default for Limits {
             request_size: 4 * 1024 * 1024,
             response_size: 4 * 1024 * 1024,
             in_flight: 4_096,
-            call: Duration::from_secs(60),
+            call: Duration::from_mins(1),
         }
     }
 }
@@ -84,7 +84,7 @@ impl Edge {
             let method = Arc::clone(method);
             return grpc::unary(method, self.entities, self.limits, request).await;
         }
-        if let Some(reflection) = self.reflection.filter(|reflection| reflection.serves(path)) {
+        if let (Some(reflection), true) = (self.reflection, Reflection::serves(path)) {
             return reflection.answer(request).await;
         }
         Status::unimplemented(format!(

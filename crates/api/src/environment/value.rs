@@ -46,13 +46,14 @@ pub fn seconds(text: &str) -> Result<Duration, Refusal> {
 pub fn count(text: &str) -> Result<u32, Refusal> {
     const MAX: u64 = 1_000;
     let count = integer(text, 0, MAX, "a whole number")?;
-    Ok(u32::try_from(count).expect("the maximum is far below"))
+    // The maximum is far below what would not fit.
+    Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
 /// Bytes as the downward API writes them: a plain number, above zero.
 pub fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
     let bytes = integer(text, 1, u64::MAX, "bytes as a whole number")?;
-    Ok(NonZeroU64::new(bytes).expect("the minimum is one"))
+    Ok(NonZeroU64::new(bytes).unwrap_or(NonZeroU64::MIN))
 }
 
 /// A duration with one unit, up to a day: `500ms`, `5s`, `10m`, `1h`.

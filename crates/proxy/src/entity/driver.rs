@@ -188,7 +188,7 @@ impl Driver {
             Action::Disarm => self.timer = None,
             Action::Report(what) => self.context.reporter.report(what),
             Action::End => {
-                debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive")
+                debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive");
             }
         }
     }

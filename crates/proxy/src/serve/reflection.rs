@@ -48,7 +48,7 @@ impl Reflection {
         routes.services().iter().fold(builder, Builder::with_service_name)
     }
 
-    pub(super) fn serves(&self, path: &str) -> bool {
+    pub(super) fn serves(path: &str) -> bool {
         path.starts_with(V1) || path.starts_with(V1ALPHA)
     }
 

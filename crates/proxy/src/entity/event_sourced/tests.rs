@@ -36,6 +36,7 @@ fn says(reply: EventSourcedReply) -> Event {
     Event::Message(Some(stream_out::Message::Reply(reply)))
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "reads as the outcome that it is")]
 fn ok(text: &str) -> Outcome {
     Ok(Reply { type_url: "type".to_owned(), payload: text.to_owned().into(), metadata: None })
 }
