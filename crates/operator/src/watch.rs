@@ -141,3 +141,24 @@ fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) ->
         Event::InitDone => Event::InitDone,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn listed(spec: &Value) -> Option<Event<StatefulService>> {
+        let object = json!({
+            "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulService",
+            "metadata": { "name": "cart" }, "spec": spec,
+        });
+        readable(Event::InitApply(serde_json::from_value(object).unwrap()))
+    }
+
+    #[test]
+    fn a_malformed_object_is_left_out_and_others_come_through() {
+        assert!(listed(&json!({ "containers": [{ "image": "a" }] })).is_some());
+        assert!(listed(&json!({ "containers": "none", "replicas": "three" })).is_none());
+    }
+}
