@@ -87,7 +87,7 @@ fn proxy_info(terms: &Terms) -> ProxyInfo {
     ProxyInfo {
         protocol_major_version: protocol::VERSION.0,
         protocol_minor_version: protocol::VERSION.1,
-        proxy_name: env!("CARGO_PKG_NAME").to_owned(),
+        proxy_name: "cloudstate-proxy".to_owned(),
         proxy_version: env!("CARGO_PKG_VERSION").to_owned(),
         supported_entity_types: terms.supported_entity_types(),
     }

@@ -539,4 +539,6 @@ fn no_reply() -> Failure {
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
