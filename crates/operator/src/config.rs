@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use api::Chain;
 use figment::Figment;
 use figment::providers::{Env, Serialized};
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tracing::{info, warn};
 
-use crate::error::{self, Chain};
+use crate::error;
 
 const CONFIG_MAP_DEFAULT: &str = "cloudstate-operator-config";
 const CONFIG_MAP_KEY: &str = "config.yaml";

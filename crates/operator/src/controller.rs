@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use api::contract::{FIELD_MANAGER, label};
-use api::{StatefulService, StatefulStore};
+use api::{Chain, StatefulService, StatefulStore};
 use futures::{StreamExt, stream};
 use k8s_openapi::NamespaceResourceScope;
 use kube::runtime::controller::{Action, Config, Error as ControllerError};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::admin::Readiness;
 use crate::config::Settings;
 use crate::context::{Caches, Context, Failures, Pace};
-use crate::error::{Chain, Error};
+use crate::error::Error;
 use crate::watch::{self, Change, Trigger, Triggers};
 
 /// Triggers that wait for a controller; watches wait when there are more.

@@ -1,7 +1,5 @@
 //! What can go wrong between us and the API server.
 
-use std::error::Error as StdError;
-use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
@@ -46,26 +44,5 @@ pub(crate) async fn call<T>(
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(source)) => Err(Error::Call { verb, kind, name, source: Box::new(source) }),
         Err(_) => Err(Error::Timeout { verb, kind, name }),
-    }
-}
-
-/// An error with its causes, in one line.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.0)?;
-        let mut said = self.0.to_string();
-        let mut next = self.0.source();
-        while let Some(cause) = next {
-            let text = cause.to_string();
-            // Some errors of libraries already quote their cause.
-            if !said.contains(&text) {
-                write!(out, ": {text}")?;
-            }
-            said = text;
-            next = cause.source();
-        }
-        Ok(())
     }
 }

@@ -24,12 +24,12 @@ mod watch;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use api::Chain;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::config::{Environment, Settings};
-use crate::error::Chain;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);

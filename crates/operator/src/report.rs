@@ -4,7 +4,7 @@ use std::fmt::Debug;
 
 use api::condition::{find, kind, reason};
 use api::contract::{self, FIELD_MANAGER};
-use api::{StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
+use api::{Chain, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
@@ -17,7 +17,7 @@ use tracing::{info, warn};
 use translate::Warning;
 
 use crate::context::Context;
-use crate::error::{Chain, Error, call};
+use crate::error::{Error, call};
 use crate::text::cut;
 
 /// The API server takes no longer notes.

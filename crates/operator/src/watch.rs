@@ -6,7 +6,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use api::{StatefulService, StatefulStore};
+use api::{Chain, StatefulService, StatefulStore};
 use futures::StreamExt;
 use kube::core::DeserializeGuard;
 use kube::runtime::reflector::ObjectRef;
@@ -19,7 +19,6 @@ use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::client::WATCH_SECONDS;
-use crate::error::Chain;
 
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(250);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(15);
