@@ -119,7 +119,7 @@ pub fn ensure(sh: &Shell, progress: &Progress) -> Result<Handle> {
     import(progress, &pause)?;
     import(progress, &coredns)?;
     start(&apiserver, &mut started)?;
-    progress.wait_until("the API server answers", Duration::from_secs(60), || {
+    progress.wait_until("the API server answers", Duration::from_mins(1), || {
         etcd.require_alive(&log_of(etcd.name))?;
         apiserver.require_alive(&log_of(apiserver.name))?;
         handle.ask(&["get", "--raw", "/readyz", "--request-timeout=5s"]).map(drop)
@@ -143,7 +143,8 @@ pub fn ensure(sh: &Shell, progress: &Progress) -> Result<Handle> {
     })?;
     progress.wait_until("the name server is ready", Duration::from_secs(90), || {
         let ready = "--output=jsonpath={.status.readyReplicas}";
-        let ready = handle.ask(&["--namespace", "kube-system", "get", "deployment", "coredns", ready])?;
+        let ready =
+            handle.ask(&["--namespace", "kube-system", "get", "deployment", "coredns", ready])?;
         anyhow::ensure!(ready == "1", "the deployment coredns in kube-system has no ready pod");
         Ok(())
     })?;
@@ -237,7 +238,7 @@ pub fn import(progress: &Progress, image: &Image) -> Result<()> {
         .args(["--namespace", "k8s.io", "images", "import"])
         .arg(&image.archive);
     progress
-        .run("import", import, Duration::from_secs(120))
+        .run("import", import, Duration::from_mins(2))
         .with_context(|| format!("put the image {reference} into the cluster"))
 }
 
@@ -262,7 +263,7 @@ fn start(component: &Component, started: &mut Vec<&'static str>) -> Result<()> {
 fn wait_for_containerd(progress: &Progress, containerd: &Component) -> Result<()> {
     let socket = layout::run("containerd.sock");
     let sh = Shell::new()?;
-    progress.wait_until("containerd answers", Duration::from_secs(60), || {
+    progress.wait_until("containerd answers", Duration::from_mins(1), || {
         containerd.require_alive(&log_of(containerd.name))?;
         cmd!(sh, "ctr --address {socket} --connect-timeout 1s version")
             .quiet()

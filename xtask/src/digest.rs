@@ -22,7 +22,8 @@ impl Digest {
 
     /// The first twelve hex digits: enough to tell builds apart, short enough for a tag.
     pub fn short(self) -> String {
-        self.0.finalize().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        let bytes = self.0.finalize();
+        bytes[..6].iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
     }
 }
 

@@ -61,7 +61,7 @@ impl Go {
             ]);
             fetch.env("GOMODCACHE", &modules).env("GOFLAGS", "").current_dir("/");
             progress
-                .run("fetch-go", fetch, Duration::from_secs(600))
+                .run("fetch-go", fetch, Duration::from_mins(10))
                 .map_err(|error| network_hint::explain(error, "the Go module proxy", "GOPROXY"))?;
             // A module does not keep the right to execute.
             cmd!(sh, "chmod -R u+w,a+x {folder}/bin {folder}/pkg/tool").quiet().run()?;
@@ -97,7 +97,7 @@ impl Go {
         let mut list = self.command(folder);
         list.args(["list", "-deps", "-f", "{{.ImportPath}}"]).args(packages);
         progress
-            .run(&format!("fetch-{name}"), list, Duration::from_secs(15 * 60))
+            .run(&format!("fetch-{name}"), list, Duration::from_mins(15))
             .with_context(|| format!("fetch the Go modules of {}", folder.display()))
             .map_err(|error| network_hint::explain(error, "the Go module proxy", "GOPROXY"))
     }

@@ -118,11 +118,11 @@ pub fn install_packages(sh: &Shell, progress: &Progress, names: &[&str]) -> Resu
     let hint =
         |error| network_hint::explain(error, "Debian's package archive", "/etc/apt/sources.list");
     progress
-        .run("apt-update", apt(&["update", "--error-on=any"]), Duration::from_secs(300))
+        .run("apt-update", apt(&["update", "--error-on=any"]), Duration::from_mins(5))
         .map_err(hint)?;
     let mut install = vec!["install", "--yes", "--no-install-recommends"];
     install.extend(names);
-    progress.run("apt-install", apt(&install), Duration::from_secs(900)).map_err(hint)
+    progress.run("apt-install", apt(&install), Duration::from_mins(15)).map_err(hint)
 }
 
 /// Refuses a disk that would fill up.

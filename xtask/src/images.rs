@@ -71,7 +71,7 @@ pub fn static_programs(progress: &Progress, packages: &[&str]) -> Result<PathBuf
         .env("CARGO_NET_RETRY", "1")
         .env("CARGO_HTTP_TIMEOUT", "30")
         .env("CARGO_TERM_COLOR", "never");
-    progress.run("build-static", build, Duration::from_secs(30 * 60)).map_err(|error| {
+    progress.run("build-static", build, Duration::from_mins(30)).map_err(|error| {
         network_hint::explain(error, "the crate registry", "[source] in ~/.cargo/config.toml")
     })?;
     Ok(folder.join(target).join("release"))
@@ -90,7 +90,7 @@ pub fn go_program(progress: &Progress, go: &Go, folder: &Path, name: &str) -> Re
     }
     let mut build = go.command(folder);
     build.args(["build", "-trimpath", "-ldflags", "-s -w", "-o"]).arg(&program).arg("tool");
-    progress.run(&format!("build-{name}"), build, Duration::from_secs(600))?;
+    progress.run(&format!("build-{name}"), build, Duration::from_mins(10))?;
     Ok(program)
 }
 
@@ -115,7 +115,7 @@ pub fn build(progress: &Progress, recipe: &Recipe) -> Result<Image> {
     let reference = image.reference();
     progress.say(&format!("building image {reference}"));
     let log = format!("image-{}", recipe.name);
-    let limit = Duration::from_secs(300);
+    let limit = Duration::from_mins(5);
     let mut bud = buildah();
     bud.args(["bud", "--isolation", "chroot", "--timestamp", "0", "--tag", &reference])
         .arg(&context);
@@ -140,7 +140,7 @@ pub fn build(progress: &Progress, recipe: &Recipe) -> Result<Image> {
 pub fn push(progress: &Progress, image: &Image, registry: &str) -> Result<String> {
     let name = image.at(registry);
     progress.say(&format!("pushing {name}"));
-    let limit = Duration::from_secs(300);
+    let limit = Duration::from_mins(5);
     let mut pull = buildah();
     pull.arg("pull").arg(format!("oci-archive:{}", image.archive.display()));
     progress.run("push", pull, limit)?;

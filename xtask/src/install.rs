@@ -20,7 +20,7 @@ use crate::{
 const NAMESPACE: &str = "cloudstate";
 /// Deployment of the operator in `deploy/operator`.
 const OPERATOR: &str = "cloudstate-operator";
-/// The sample's StatefulService, and so its Service.
+/// The sample's `StatefulService`, and so its Service.
 const SAMPLE: &str = "shopping-cart";
 /// The sample's gRPC service.
 const CART: &str = "com.example.shoppingcart.ShoppingCart";
@@ -80,7 +80,7 @@ pub fn operator(progress: &Progress, handle: &Handle, references: &References) -
     let manifest = references.substitute(&render(handle, references)?);
     cluster::apply(handle, &manifest)?;
     let selector = "app.kubernetes.io/name=cloudstate-operator";
-    progress.wait_until("the operator is ready", Duration::from_secs(120), || {
+    progress.wait_until("the operator is ready", Duration::from_mins(2), || {
         let rolled = handle.ask(&[
             "--namespace",
             NAMESPACE,
@@ -149,7 +149,7 @@ pub fn sample(progress: &Progress, handle: &Handle, references: &References) -> 
     cluster::apply(handle, &references.substitute(&text))?;
     let service = format!("statefulservice/{SAMPLE}");
     let condition = "jsonpath={.status.conditions[?(@.type==\"Ready\")]}";
-    progress.wait_until("the shopping cart is ready", Duration::from_secs(120), || {
+    progress.wait_until("the shopping cart is ready", Duration::from_mins(2), || {
         // Ready for the specification that was just applied, not for the one before.
         let generations = handle.ask(&[
             "get",

@@ -187,7 +187,7 @@ impl Part {
             .arg(format!("{}/", partial.display()));
         build.args(self.packages).env("GOPROXY", "off");
         progress
-            .run(&format!("build-{}", self.name), build, Duration::from_secs(40 * 60))
+            .run(&format!("build-{}", self.name), build, Duration::from_mins(40))
             .with_context(|| format!("build {} in {}", self.name, self.source().display()))?;
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;

@@ -57,7 +57,7 @@ pub struct Running {
     /// What to write in place of the image names of manifests.
     pub references: References,
     /// Keeps another `up` or `down` away.
-    pub lock: Lock,
+    _lock: Lock,
 }
 
 /// Does all of `up`.
@@ -84,7 +84,12 @@ pub fn ensure(progress: &Progress) -> Result<Running> {
     let sh = Shell::new()?;
     host::require_root("`cargo xtask up`")?;
     let lock = Lock::take(Path::new(cluster::LOCK))?;
-    prepare(&sh, progress, &parts::FOR_A_CLUSTER, &host::NODE_PACKAGES)?;
+    let parts = &parts::FOR_A_CLUSTER;
+    require_space(&sh, parts)?;
+    let packages: Vec<_> = host::NODE_PACKAGES.into_iter().chain(host::IMAGE_PACKAGES).collect();
+    host::ensure_packages(&sh, progress, &packages)?;
+    cluster::preflight(&sh)?;
+    build_parts(&sh, progress, parts)?;
     let handle = cluster::ensure(&sh, progress)?;
     progress.say(&format!("Kubernetes {} is ready", parts::KUBERNETES_VERSION));
     let images = build_images(&sh, progress)?;
@@ -93,7 +98,7 @@ pub fn ensure(progress: &Progress) -> Result<Running> {
     }
     let references = images.references(|image| Ok(image.reference()))?;
     install::operator(progress, &handle, &references)?;
-    Ok(Running { handle, images, references, lock })
+    Ok(Running { handle, images, references, _lock: lock })
 }
 
 fn on_foreign(progress: &Progress, kubeconfig: &Path, registry: Option<&str>) -> Result<()> {
@@ -101,50 +106,56 @@ fn on_foreign(progress: &Progress, kubeconfig: &Path, registry: Option<&str>) ->
     fs::create_dir_all(layout::cache())
         .with_context(|| format!("create {}", layout::cache().display()))?;
     let _lock = Lock::take(&layout::cache().join("lock"))?;
-    prepare(&sh, progress, &parts::FOR_A_CLIENT, &[])?;
+    let parts = &parts::FOR_A_CLIENT;
+    require_space(&sh, parts)?;
+    host::ensure_packages(&sh, progress, &host::IMAGE_PACKAGES)?;
+    build_parts(&sh, progress, parts)?;
     let handle = cluster::foreign_handle(kubeconfig)?;
     let images = build_images(&sh, progress)?;
-    let references = match registry {
-        Some(registry) => images.references(|image| images::push(progress, image, registry))?,
-        None => {
-            progress.say("no --registry: the nodes of your cluster must have these images already, such as by");
-            for image in images.all() {
-                println!("    ctr --namespace k8s.io images import {}", image.archive.display());
-            }
-            println!(
-                "  on every node; kind: `kind load image-archive FILE`, minikube: `minikube image load FILE`"
-            );
-            images.references(|image| Ok(image.reference()))?
+    let references = if let Some(registry) = registry {
+        images.references(|image| images::push(progress, image, registry))?
+    } else {
+        progress.say(
+            "no --registry: the nodes of your cluster must have these images already, such as by",
+        );
+        for image in images.all() {
+            println!("    ctr --namespace k8s.io images import {}", image.archive.display());
         }
+        println!(
+            "  on every node; kind: `kind load image-archive FILE`, minikube: `minikube image load FILE`"
+        );
+        images.references(|image| Ok(image.reference()))?
     };
     install::operator(progress, &handle, &references)?;
     install::sample(progress, &handle, &references)?;
     install::first_calls(progress, &handle)
 }
 
-/// Asks of the machine what is needed, installs packages, and builds programs by others.
-fn prepare(
-    sh: &Shell,
-    progress: &Progress,
-    parts: &[&Part],
-    packages: &[(&str, &str)],
-) -> Result<()> {
-    let mut first = false;
+/// Refuses a disk that would fill up half-way.
+fn require_space(sh: &Shell, parts: &[&Part]) -> Result<()> {
+    let mut gigabytes = SPACE_LATER;
     for part in parts {
-        first |= !part.is_built()?;
-    }
-    host::require_space(sh, &layout::cache(), if first { SPACE_FIRST } else { SPACE_LATER })?;
-    host::require_space(sh, &layout::root(), SPACE_LATER)?;
-    let packages: Vec<_> = packages.iter().chain(&host::IMAGE_PACKAGES).copied().collect();
-    host::ensure_packages(sh, progress, &packages)?;
-    if !packages.is_empty() && parts.len() == parts::FOR_A_CLUSTER.len() {
-        cluster::preflight(sh)?;
-    }
-    if first {
-        let go = Go::find(sh, progress)?;
-        for part in parts {
-            part.build(progress, &go)?;
+        if !part.is_built()? {
+            gigabytes = SPACE_FIRST;
         }
+    }
+    host::require_space(sh, &layout::cache(), gigabytes)?;
+    host::require_space(sh, &layout::root(), SPACE_LATER)?;
+    host::require_space(sh, Path::new(layout::STATE), SPACE_LATER)
+}
+
+/// Builds those programs by others that are not in the cache.
+fn build_parts(sh: &Shell, progress: &Progress, parts: &[&Part]) -> Result<()> {
+    let mut go = None;
+    for part in parts {
+        if part.is_built()? {
+            continue;
+        }
+        let go = match &go {
+            Some(go) => go,
+            None => go.insert(Go::find(sh, progress)?),
+        };
+        part.build(progress, go)?;
     }
     Ok(())
 }

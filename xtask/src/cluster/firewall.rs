@@ -48,7 +48,7 @@ fn removal(rules: &str) -> String {
     for table in tables(rules) {
         let lines = table.removal();
         if !lines.is_empty() {
-            text.push_str(&format!("*{}\n{}COMMIT\n", table.name, lines));
+            text += &["*", table.name, "\n", &lines, "COMMIT\n"].concat();
         }
     }
     text
@@ -112,12 +112,12 @@ impl Table<'_> {
         for rule in &self.rules {
             let jumps = target(rule).is_some_and(|chain| doomed.contains(chain));
             if !doomed.contains(chain(rule)) && (jumps || named(rule)) {
-                text.push_str(&format!("-D {rule}\n"));
+                text += &["-D ", rule, "\n"].concat();
             }
         }
         for verb in ["-F", "-X"] {
             for chain in &doomed {
-                text.push_str(&format!("{verb} {chain}\n"));
+                text += &[verb, " ", chain, "\n"].concat();
             }
         }
         text
