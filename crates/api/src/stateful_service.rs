@@ -89,7 +89,7 @@ pub struct StatefulServiceSpec {
     #[schemars(schema_with = "schema::resources")]
     pub sidecar_resources: Option<ResourceRequirements>,
 
-    /// Memory for the entities that a sidecar keeps at hand, e.g. `256m`.
+    /// Memory for the entities that a sidecar keeps at hand, e.g. `256m`. Not enforced yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar_jvm_memory: Option<String>,
 

@@ -19,12 +19,9 @@ const IMAGE_REASONS: [&str; 6] = [
 ];
 
 /// Why a container with an image cannot be started, in the kubelet's words.
-const CREATE_REASONS: [&str; 4] = [
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-    "PostStartHookError",
-];
+/// `RunContainerError` is not among them: it turns with a crash of the same container.
+const CREATE_REASONS: [&str; 3] =
+    ["CreateContainerConfigError", "CreateContainerError", "PostStartHookError"];
 
 /// The containers of one pod.
 pub(super) struct Containers<'a> {
@@ -87,11 +84,13 @@ impl<'a> Containers<'a> {
     pub(super) fn user_crash(&self, pod: &str) -> Option<Finding> {
         self.of_the_user().find_map(|status| {
             let ended = terminated(status)?;
-            let message = format!(
-                "pod {pod:?}, container {:?} exits, though it should serve until it is told to stop: {}",
-                status.name,
-                describe(ended)
-            );
+            let what = if ended.reason.as_deref() == Some("StartError") {
+                "cannot be started, see its command and image"
+            } else {
+                "exits, though it should serve until it is told to stop"
+            };
+            let message =
+                format!("pod {pod:?}, container {:?} {what}: {}", status.name, describe(ended));
             Some((Certainty::Failing, diagnosis(reason::CRASH_LOOP_BACK_OFF, &message)))
         })
     }

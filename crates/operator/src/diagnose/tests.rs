@@ -126,6 +126,18 @@ fn a_user_function_that_exits_is_shown_with_its_last_words() {
 }
 
 #[test]
+fn a_command_that_does_not_exist_is_one_diagnosis_whatever_the_kubelet_calls_it() {
+    let ended = json!({ "terminated": { "exitCode": 128, "reason": "StartError", "message": "stat /nope" } });
+    let expected = Some(("CrashLoopBackOff", "cannot be started"));
+    for reason in ["RunContainerError", "CrashLoopBackOff"] {
+        let mut user = waiting(reason, "back-off");
+        user["lastState"] = ended.clone();
+        let pods = [pod("a", &user, &running())];
+        check(&pods, &says("UserFunctionUnreachable", "nothing listens"), expected);
+    }
+}
+
+#[test]
 fn a_sidecar_without_last_words_is_a_crash() {
     let sidecar = json!({
         "state": { "waiting": { "reason": "CrashLoopBackOff" } },
