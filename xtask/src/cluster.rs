@@ -104,6 +104,7 @@ pub fn ensure(sh: &Shell, progress: &Progress) -> Result<Handle> {
     components::write_configuration(&values)?;
     net::set_kernel(sh)?;
     net::create_bridge(sh)?;
+    firewall::open(sh)?;
     cgroups::create()?;
     let programs = parts::KUBERNETES.folder()?;
     let handle = own_handle()?;

@@ -1,6 +1,9 @@
 //! What the machine must offer, asked before anything long begins.
 
-use std::{fs::File, os::unix::fs::MetadataExt as _, path::Path, process::Command, time::Duration};
+use std::{
+    fs::File, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
@@ -34,18 +37,22 @@ impl Lock {
     /// # Errors
     /// When another process holds it.
     pub fn take(path: &Path) -> Result<Self> {
-        let file = File::options()
+        let mut file = File::options()
             .create(true)
             .truncate(false)
+            .read(true)
             .write(true)
             .open(path)
             .with_context(|| format!("open the lock {}", path.display()))?;
         match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
+            Ok(()) => {
+                file.set_len(0)?;
+                write!(file, "{}", std::process::id())?;
+                Ok(Self { _file: file })
+            }
             Err(std::fs::TryLockError::WouldBlock) => bail!(
-                "another `cargo xtask` works on the cluster of this machine: wait until it is done, or end it \
-                 (its lock is {})",
-                path.display()
+                "another `cargo xtask` works on the cluster: wait until process {} is done, or end it",
+                std::fs::read_to_string(path).unwrap_or_default()
             ),
             Err(std::fs::TryLockError::Error(error)) => {
                 Err(error).with_context(|| format!("lock {}", path.display()))
@@ -258,7 +265,8 @@ mod tests {
     fn the_lock_holds_off_a_second_one_until_it_is_dropped() {
         let path = std::env::temp_dir().join(format!("xtask-lock-{}", std::process::id()));
         let first = Lock::take(&path).unwrap();
-        assert!(Lock::take(&path).unwrap_err().to_string().contains("another"));
+        let refusal = Lock::take(&path).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("process {}", std::process::id())), "{refusal}");
         drop(first);
         Lock::take(&path).unwrap();
         std::fs::remove_file(path).unwrap();

@@ -35,6 +35,11 @@ impl References {
         Self(pairs)
     }
 
+    /// Whether that is one of the references.
+    fn holds(&self, reference: &str) -> bool {
+        self.0.iter().any(|(_, known)| known == reference)
+    }
+
     /// Replaces `<name>:<any tag>` by the reference, everywhere in the text.
     pub fn substitute(&self, text: &str) -> String {
         self.0.iter().fold(text.to_owned(), |text, (name, reference)| {
@@ -148,8 +153,11 @@ pub fn sample(progress: &Progress, handle: &Handle, references: &References) -> 
     let text = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
     cluster::apply(handle, &references.substitute(&text))?;
     let service = format!("statefulservice/{SAMPLE}");
-    let condition = "jsonpath={.status.conditions[?(@.type==\"Ready\")]}";
     progress.wait_until("the shopping cart is ready", Duration::from_mins(2), || {
+        rolled_out(handle, references).map_err(|error| match condition(handle, &service) {
+            Ok(condition) => error.context(condition),
+            Err(_) => error,
+        })?;
         // Ready for the specification that was just applied, not for the one before.
         let generations = handle.ask(&[
             "get",
@@ -158,12 +166,30 @@ pub fn sample(progress: &Progress, handle: &Handle, references: &References) -> 
             "jsonpath={.metadata.generation} {.status.conditions[?(@.type==\"Ready\")].observedGeneration} \
              {.status.conditions[?(@.type==\"Ready\")].status}",
         ])?;
-        if is_current_and_true(&generations) {
-            return Ok(());
-        }
-        bail!("condition Ready: {}", handle.ask(&["get", &service, "-o", condition])?)
+        ensure!(is_current_and_true(&generations), condition(handle, &service)?);
+        Ok(())
     })?;
     handle.ask(&["wait", "--for=condition=Ready", "--timeout=30s", &service]).map(drop)
+}
+
+/// Refuses while pods of an earlier state are left.
+///
+/// An operator that was just replaced may still have to roll a new sidecar out. Until then the service is ready
+/// with pods that are about to go, and with them what the first calls put there.
+fn rolled_out(handle: &Handle, references: &References) -> Result<()> {
+    let deployment = format!("deployment/{SAMPLE}-deployment");
+    let images = "jsonpath={.spec.template.spec.containers[*].image}";
+    let images = handle.ask(&["get", &deployment, "-o", images])?;
+    if let Some(old) = images.split(' ').find(|image| !references.holds(image)) {
+        bail!("{deployment} still has the image {old}");
+    }
+    handle.ask(&["rollout", "status", "--timeout=1s", &deployment]).map(drop)
+}
+
+/// What the service says of itself.
+fn condition(handle: &Handle, service: &str) -> Result<String> {
+    let path = "jsonpath={range .status.conditions[?(@.type==\"Ready\")]}{.status} {.reason}: {.message}{end}";
+    Ok(format!("condition Ready is {}", handle.ask(&["get", service, "-o", path])?))
 }
 
 /// Reads `<generation> [<observed generation>] <status>`; a condition need not say what it observed.

@@ -177,7 +177,8 @@ impl Part {
         ));
         remove_partial(&layout::cache())?;
         // The folder gets its final name only when it is complete, so a build that was cut short leaves no half.
-        let partial = folder.with_extension("partial");
+        // It carries our process id, since the compiler of a killed `up` may still be writing to its own.
+        let partial = layout::cache().join(format!("{}-{}.partial", self.name, std::process::id()));
         fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
         // All that needs the network comes first, so that a silent module proxy is noticed in seconds.
         go.download(progress, &self.source(), self.name, self.packages)?;

@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// How long a step stays silent before it gives a sign of life.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+const HEARTBEAT: Duration = Duration::from_secs(20);
 /// How often a running program is looked at.
 const POLL: Duration = Duration::from_millis(20);
 /// How often a state is asked for that is awaited; each time is a run of kubectl.

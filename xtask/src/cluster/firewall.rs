@@ -9,12 +9,28 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use xshell::{Shell, cmd};
 
-use super::net::NETWORK;
+use super::net::{BRIDGE, NETWORK};
 
 /// Chains that the pod network shares with other networks of the same plug-ins.
 const SHARED: [&str; 3] = ["CNI-HOSTPORT-DNAT", "CNI-HOSTPORT-MASQ", "CNI-HOSTPORT-SETMARK"];
 
-/// Removes what kube-proxy and the pod network made, for both families.
+/// Lets pods talk to each other and outwards on machines that forward nothing by default.
+///
+/// # Errors
+/// When iptables refuses.
+pub fn open(sh: &Shell) -> Result<()> {
+    for direction in ["-i", "-o"] {
+        let rule =
+            ["FORWARD", direction, BRIDGE, "-m", "comment", "--comment", NETWORK, "-j", "ACCEPT"];
+        let there = cmd!(sh, "iptables --wait --check {rule...}").quiet().ignore_stderr().run();
+        if there.is_err() {
+            cmd!(sh, "iptables --wait --insert {rule...}").quiet().run()?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes what kube-proxy, the pod network and [`open`] made, for both families.
 ///
 /// # Errors
 /// When iptables refuses.
@@ -80,38 +96,21 @@ fn tables(text: &str) -> Vec<Table<'_>> {
 
 impl Table<'_> {
     fn removal(&self) -> String {
-        // Every rule of the pod network names it in a comment; the chains it jumps to are its own.
-        let named = |rule: &str| {
-            rule.contains(&format!("\\\"{NETWORK}\\\"")) || rule.contains(&format!("\"{NETWORK}\""))
-        };
         let mut doomed: BTreeSet<&str> =
             self.chains.iter().copied().filter(|chain| chain.starts_with("KUBE-")).collect();
-        for rule in self.rules.iter().filter(|rule| named(rule)) {
-            doomed.extend(
-                target(rule).filter(|chain| chain.starts_with("CNI-") && !SHARED.contains(chain)),
-            );
+        // Rules of the pod network name it in a comment, and jump to chains that nobody else uses.
+        for rule in self.rules.iter().filter(|rule| is_named(rule)) {
+            let own = |chain: &&str| chain.starts_with("CNI-") && !SHARED.contains(chain);
+            doomed.extend(target(rule).filter(own));
         }
-        // A shared chain goes when nobody else is left in it.
-        let mut ours = !doomed.is_empty();
-        for shared in SHARED.iter().filter(|shared| self.chains.contains(shared)) {
-            let mut used = self.rules.iter().filter(|rule| chain(rule) == *shared);
-            let foreign = used.any(|rule| {
-                target(rule).is_some_and(|chain| {
-                    chain.starts_with("CNI-") && !SHARED.contains(&chain) && !doomed.contains(chain)
-                })
-            });
-            if !foreign && self.portmap_was_ours() {
-                doomed.insert(shared);
-                ours = true;
-            }
-        }
-        if !ours {
-            return String::new();
+        // The shared chains go with us unless another pod network has rules in this table.
+        let shared = self.rules.iter().any(|rule| rule.contains("name: ") && !is_named(rule));
+        if !shared && self.rules.iter().any(|rule| is_named(rule)) {
+            doomed.extend(self.chains.iter().filter(|chain| SHARED.contains(chain)));
         }
         let mut text = String::new();
-        for rule in &self.rules {
-            let jumps = target(rule).is_some_and(|chain| doomed.contains(chain));
-            if !doomed.contains(chain(rule)) && (jumps || named(rule)) {
+        for rule in self.rules.iter().filter(|rule| !doomed.contains(chain(rule))) {
+            if is_named(rule) || target(rule).is_some_and(|chain| doomed.contains(chain)) {
                 text += &["-D ", rule, "\n"].concat();
             }
         }
@@ -122,15 +121,12 @@ impl Table<'_> {
         }
         text
     }
+}
 
-    /// The port mapping chains carry no name. They are taken for ours when no other pod network has a rule.
-    fn portmap_was_ours(&self) -> bool {
-        !self.rules.iter().any(|rule| {
-            chain(rule).starts_with("CNI-") && !SHARED.contains(&chain(rule)) && {
-                rule.contains("name: ") && !rule.contains(NETWORK)
-            }
-        })
-    }
+/// Whether the rule's comment names our network: as the plug-ins write it, or as [`open`] does.
+fn is_named(rule: &str) -> bool {
+    rule.contains(&format!("name: \\\"{NETWORK}\\\""))
+        || rule.contains(&format!("--comment {NETWORK} "))
 }
 
 fn chain(rule: &str) -> &str {
@@ -165,6 +161,7 @@ COMMIT
 *filter
 :INPUT DROP [0:0]
 -A INPUT -i lo -j ACCEPT
+-A FORWARD -i cloudstate0 -m comment --comment cloudstate-dev -j ACCEPT
 COMMIT
 "#;
 
@@ -178,8 +175,32 @@ COMMIT
 -X CNI-0123
 -X KUBE-SERVICES
 COMMIT
+*filter
+-D FORWARD -i cloudstate0 -m comment --comment cloudstate-dev -j ACCEPT
+COMMIT
 "#;
         assert_eq!(removal(RULES), expected);
+    }
+
+    #[test]
+    fn port_mappings_go_unless_another_network_has_some() {
+        let ours = r#"*nat
+:CNI-HOSTPORT-DNAT - [0:0]
+:CNI-DN-1 - [0:0]
+-A PREROUTING -m addrtype --dst-type LOCAL -j CNI-HOSTPORT-DNAT
+-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"cloudstate-dev\" id: \"1\"" -j CNI-DN-1
+"#;
+        let removed = removal(ours);
+        assert!(removed.contains("-D PREROUTING -m addrtype"), "{removed}");
+        assert!(removed.contains("-X CNI-DN-1\n-X CNI-HOSTPORT-DNAT"), "{removed}");
+        let foreign = r#"-A CNI-HOSTPORT-DNAT -p tcp -m comment --comment "dnat name: \"other\" id: \"2\"" -j CNI-DN-2"#;
+        let removed = removal(&format!("{ours}{foreign}\n"));
+        assert!(removed.contains("-D CNI-HOSTPORT-DNAT -p tcp"), "{removed}");
+        assert!(removed.contains("-X CNI-DN-1"), "{removed}");
+        assert!(
+            !removed.contains("-X CNI-HOSTPORT-DNAT") && !removed.contains("CNI-DN-2"),
+            "{removed}"
+        );
     }
 
     #[test]

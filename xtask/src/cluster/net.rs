@@ -138,7 +138,10 @@ pub fn set_kernel(sh: &Shell) -> Result<()> {
                 before.insert(name, value.trim().to_owned());
             }
         }
-        super::certs::write(&settings_file(), &serde_json::to_string_pretty(&before)?)?;
+        // Complete or absent: half a file would keep `down` from putting anything back.
+        let partial = settings_file().with_extension("partial");
+        super::certs::write(&partial, &serde_json::to_string_pretty(&before)?)?;
+        fs::rename(&partial, settings_file()).context("move the kernel settings into place")?;
     }
     for (name, value) in SETTINGS {
         let Some(value) = value else { continue };
