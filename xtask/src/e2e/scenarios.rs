@@ -32,6 +32,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(life::cart_through_the_service),
     scenario!(life::deleting_the_service_removes_everything),
     scenario!(life::deleted_pod_comes_back),
+    scenario!(life::cart_survives_the_user_function),
     scenario!(shape::minimal_example_becomes_one_deployment_and_one_service),
     scenario!(shape::declared_port_is_used),
     scenario!(shape::columns_of_kubectl_get),

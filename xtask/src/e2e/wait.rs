@@ -12,7 +12,7 @@ use anyhow::bail;
 const INTERVAL_MIN: Duration = Duration::from_millis(10);
 const INTERVAL_MAX: Duration = Duration::from_millis(250);
 
-/// Looks until there is something, and says how long that took.
+/// Looks until there is something, and says after how long it was seen.
 ///
 /// The look tells what it saw instead, which is the message when the deadline is missed. An error
 /// ends the waiting at once: what cannot be looked at is no state to wait for.
@@ -24,10 +24,10 @@ pub(super) fn until<T>(
     let interval = (deadline / 100).clamp(INTERVAL_MIN, INTERVAL_MAX);
     let begun = Instant::now();
     loop {
-        // The clock is read before the look: a state seen late counts from when it was asked for.
+        // What counts is when it was asked: how long the answer takes says nothing about the state.
         let asked = begun.elapsed();
         match look()? {
-            Ok(found) if asked <= deadline => return Ok((found, asked)),
+            Ok(found) if asked <= deadline => return Ok((found, begun.elapsed())),
             Ok(_) => bail!("{what}: only after {asked:.1?}, not within {deadline:?}"),
             Err(seen) if asked > deadline => {
                 bail!("{what}: not within {deadline:?}; last seen: {seen}")

@@ -55,7 +55,7 @@ pub(super) fn edits_by_hand_are_restored_within_two_seconds(
             restored["metadata"]["resourceVersion"] != original["metadata"]["resourceVersion"],
             "the {name} was never edited"
         );
-        namespace.note(format!("{name} restored after {took:.1?}"));
+        namespace.note(format!("{name} seen restored after {took:.1?}, of which most is kubectl"));
     }
     let note =
         namespace.get("deployment", DEPLOYMENT)?["metadata"]["annotations"]["example.com/note"]

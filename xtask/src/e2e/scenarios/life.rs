@@ -10,6 +10,7 @@ use crate::e2e::{calls::Caller, namespace::Namespace, processes, wait::until};
 /// What a service becomes, and what Kubernetes makes of that.
 const KINDS: &str = "deployments,replicasets,pods,services,endpointslices";
 const SIDECAR: &str = "cloudstate-sidecar";
+const USER: &str = "user-container";
 
 /// Add two, read the cart, through the address of the Service.
 pub(super) fn cart_through_the_service(namespace: &mut Namespace<'_>) -> anyhow::Result<()> {
@@ -80,10 +81,13 @@ pub(super) fn killed_proxy_is_back_within_two_seconds(
     })?;
     namespace.note(format!("first call after kill -9 of the proxy: {took:.1?}"));
 
+    // The store lives in the proxy's memory, and a new proxy must not know half of it.
+    let cart = caller.cart("anna")?;
+    ensure!(cart.is_empty(), "the cart of before the kill holds {cart:?}");
     caller.fill_and_read("bert")?;
     let after = namespace.pod(SERVICE)?;
     ensure!(before["metadata"]["uid"] == after["metadata"]["uid"], "this is another pod");
-    for container in [SIDECAR, "user-container"] {
+    for container in [SIDECAR, USER] {
         let restarts = processes::restarts(&after, container)?;
         ensure!(
             restarts == processes::restarts(&before, container)?,
@@ -97,4 +101,25 @@ pub(super) fn killed_proxy_is_back_within_two_seconds(
         "the launcher was replaced"
     );
     Ok(())
+}
+
+/// What a cart holds is in the proxy's journal, so the user function may die at any time.
+pub(super) fn cart_survives_the_user_function(namespace: &mut Namespace<'_>) -> anyhow::Result<()> {
+    namespace.apply(&sample(namespace.cluster)?)?;
+    namespace.ready(SERVICE)?;
+    let caller = Caller::of(namespace, SERVICE)?;
+    caller.fill_and_read("anna")?;
+    let before = namespace.pod(SERVICE)?;
+    let expected = caller.cart("anna")?;
+    processes::find(&before, USER, "/shopping-cart")?.kill()?;
+    let what = "the cart is read again";
+    let (cart, took) = until(what, Duration::from_secs(20), || {
+        Ok(caller.cart("anna").map_err(|error| format!("{error:#}")))
+    })?;
+    ensure!(cart == expected, "the cart now holds {cart:?}");
+    namespace.note(format!("cart read again {took:.1?} after kill -9 of the user function"));
+    let after = namespace.pod(SERVICE)?;
+    ensure!(processes::restarts(&after, USER)? == 1, "the user function was not killed at all");
+    ensure!(processes::restarts(&after, SIDECAR)? == 0, "the sidecar was restarted as well");
+    caller.add("anna", "plums", 1)
 }
