@@ -1,8 +1,12 @@
 //! What the machine must offer, asked before anything long begins.
 
 use std::{
-    fs::File, io::Write as _, os::unix::fs::MetadataExt as _, path::Path, process::Command,
-    time::Duration,
+    fs::File,
+    io::Write as _,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -44,20 +48,23 @@ impl Lock {
             .write(true)
             .open(path)
             .with_context(|| format!("open the lock {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => {
-                file.set_len(0)?;
-                write!(file, "{}", std::process::id())?;
-                Ok(Self { _file: file })
+        // Somebody who was just killed may hold it for a moment longer.
+        let started = Instant::now();
+        while let Err(refusal) = file.try_lock() {
+            if let std::fs::TryLockError::Error(error) = refusal {
+                return Err(error).with_context(|| format!("lock {}", path.display()));
             }
-            Err(std::fs::TryLockError::WouldBlock) => bail!(
-                "another `cargo xtask` works on the cluster: wait until process {} is done, or end it",
-                std::fs::read_to_string(path).unwrap_or_default()
-            ),
-            Err(std::fs::TryLockError::Error(error)) => {
-                Err(error).with_context(|| format!("lock {}", path.display()))
+            if started.elapsed() > Duration::from_secs(2) {
+                bail!(
+                    "another `cargo xtask` works on the cluster: wait until process {} is done, or end it",
+                    std::fs::read_to_string(path).unwrap_or_default()
+                );
             }
+            std::thread::sleep(Duration::from_millis(20));
         }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Self { _file: file })
     }
 }
 

@@ -191,6 +191,7 @@ pub fn followers(programs: &Path) -> Result<Vec<Component>> {
         "--use-service-account-credentials=true".to_owned(),
         format!("--service-account-private-key-file={}", pki("service-accounts.key")),
         format!("--root-ca-file={}", pki("ca.crt")),
+        format!("--flex-volume-plugin-dir={}", layout::state("volume-plugins").display()),
         "--profiling=false".to_owned(),
     ];
     let scheduler = vec![

@@ -18,6 +18,17 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 /// Links to the logs of containers; the path is built into the kubelet.
 const CONTAINER_LOGS: &str = "/var/log/containers";
+/// Folders that programs make outside of ours, from the leaves up. They go when nothing else is in them.
+const FOLDERS: [&str; 8] = [
+    CNI_RESULTS,
+    "/var/lib/cni",
+    SHIM_SOCKETS,
+    "/run/containerd",
+    CONTAINER_LOGS,
+    "/var/lib/kubelet/device-plugins",
+    "/var/lib/kubelet",
+    "/run/kubernetes",
+];
 
 /// Stops and removes all of it: processes, pods, mounts, network, rules, cgroups, files. The cache stays.
 ///
@@ -57,7 +68,8 @@ fn end(components: &[&str]) -> Result<()> {
         .filter(|process| components.contains(&process.component.as_str()))
         .map(|process| process.pid)
         .collect();
-    process::end(&pids, Duration::from_secs(5))
+    // What they would still write is removed anyway.
+    process::end(&pids, Duration::from_secs(1))
 }
 
 /// Network namespaces of our pods, as the network plug-ins noted them.
@@ -119,10 +131,11 @@ fn remove_notes() -> Result<()> {
     let remove = |path: PathBuf| {
         fs::remove_file(&path).with_context(|| format!("remove {}", path.display()))
     };
-    for entry in fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten() {
-        if is_our_note(&entry.file_name().to_string_lossy()) {
-            remove(entry.path())?;
-        }
+    let notes: Vec<_> = fs::read_dir(CNI_RESULTS).into_iter().flatten().flatten().collect();
+    let names: Vec<_> =
+        notes.iter().map(|note| note.file_name().to_string_lossy().into_owned()).collect();
+    for name in our_notes(&names) {
+        remove(Path::new(CNI_RESULTS).join(name))?;
     }
     for entry in fs::read_dir(CONTAINER_LOGS).into_iter().flatten().flatten() {
         if fs::read_link(entry.path()).is_ok_and(|target| target.starts_with(layout::STATE)) {
@@ -136,12 +149,34 @@ fn remove_notes() -> Result<()> {
             remove(entry.path())?;
         }
     }
+    for folder in FOLDERS {
+        let _in_use = fs::remove_dir(folder);
+    }
     Ok(())
+}
+
+/// Our notes, and those on the loopback interfaces of the same containers.
+fn our_notes(names: &[String]) -> Vec<&String> {
+    let container = |name: &str| Some(name.rsplit_once('-')?.0.rsplit_once('-')?.1.to_owned());
+    let ours: Vec<_> =
+        names.iter().filter(|name| is_our_note(name)).filter_map(|name| container(name)).collect();
+    let loopback = |name: &str| {
+        name.starts_with("cni-loopback-") && container(name).is_some_and(|id| ours.contains(&id))
+    };
+    names.iter().filter(|name| is_our_note(name) || loopback(name)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_loopback_notes_of_our_containers_are_ours() {
+        let names =
+            ["cloudstate-dev-01-eth0", "cni-loopback-01-lo", "cni-loopback-02-lo", "cbr0-02-eth0"];
+        let names = names.map(str::to_owned);
+        assert_eq!(our_notes(&names), [&names[0], &names[1]]);
+    }
 
     #[test]
     fn only_our_mounts_are_unmounted() {
