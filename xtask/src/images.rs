@@ -145,7 +145,11 @@ pub fn push(progress: &Progress, image: &Image, registry: &str) -> Result<String
     pull.arg("pull").arg(format!("oci-archive:{}", image.archive.display()));
     progress.run("push", pull, limit)?;
     let mut push = buildah();
-    push.arg("push").arg(image.reference()).arg(format!("docker://{name}"));
+    push.arg("push");
+    if is_on_this_machine(registry) {
+        push.arg("--tls-verify=false");
+    }
+    push.arg(image.reference()).arg(format!("docker://{name}"));
     progress.run("push", push, limit).with_context(|| {
         format!(
             "push {name}: log in with `buildah login`, and see that the registry {registry} answers"
@@ -155,6 +159,12 @@ pub fn push(progress: &Progress, image: &Image, registry: &str) -> Result<String
     forget.args(["rmi", "--force", &image.reference()]);
     progress.run("push", forget, limit)?;
     Ok(name)
+}
+
+/// A registry on the machine itself has no certificate, and needs none.
+fn is_on_this_machine(registry: &str) -> bool {
+    let host = registry.split(['/', ':']).next().unwrap_or_default();
+    host == "localhost" || host.starts_with("127.")
 }
 
 fn buildah() -> Command {
@@ -235,6 +245,14 @@ mod tests {
             image.at("registry.example.com/team/"),
             "registry.example.com/team/operator:0.1.0-abc"
         );
+    }
+
+    #[test]
+    fn only_a_registry_on_this_machine_goes_without_a_certificate() {
+        assert!(is_on_this_machine("localhost:5000/team"));
+        assert!(is_on_this_machine("127.0.0.1:5000"));
+        assert!(!is_on_this_machine("localhost.example.com"));
+        assert!(!is_on_this_machine("registry.example.com/localhost"));
     }
 
     #[test]
