@@ -8,8 +8,22 @@ mod problem;
 mod reader;
 pub mod value;
 
+use std::{ffi::OsString, path::PathBuf};
+
+use crate::contract;
+
 pub use self::{
     problem::{Kind, Problem, Problems},
     reader::Reader,
     value::Refusal,
 };
+
+/// Where last words go, if anywhere; told apart from the other settings since it must be known when those
+/// are refused.
+pub fn termination_path(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Option<PathBuf> {
+    let set = environment.into_iter().find(|(name, _)| name == contract::env::TERMINATION_PATH);
+    let path = set.map_or_else(|| contract::TERMINATION_PATH.into(), |(_, value)| value);
+    if path.is_empty() { None } else { Some(path.into()) }
+}

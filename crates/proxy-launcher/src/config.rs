@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-pub use api::environment::{Kind, Problem, Problems};
+pub use api::environment::{Kind, Problem, Problems, termination_path};
 use api::{
     contract::{self, Store, env, port},
     environment::{Reader, value},
@@ -128,15 +128,6 @@ pub struct Loaded {
 /// The process's environment.
 pub fn process_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
-}
-
-/// Where last words go; told apart from [`load`] since it must be known when that fails.
-pub fn termination_path(
-    environment: impl IntoIterator<Item = (OsString, OsString)>,
-) -> Option<PathBuf> {
-    let value = environment.into_iter().find(|(name, _)| name == env::TERMINATION_PATH);
-    let path = value.map_or_else(|| contract::TERMINATION_PATH.into(), |(_, value)| value);
-    if path.is_empty() { None } else { Some(path.into()) }
 }
 
 /// Reads an environment.

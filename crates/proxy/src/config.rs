@@ -1,10 +1,10 @@
 //! The only reader of the environment: everything else receives a [`Config`]
 //! (`docs/environment.md`).
 
-use std::{ffi::OsString, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 use api::{
-    contract::{self, Store, env, port},
+    contract::{Store, env, port},
     environment::{Problems, Reader, value},
 };
 
@@ -42,8 +42,6 @@ pub struct Config {
     pub drain: Duration,
     /// How much is logged.
     pub log_level: &'static str,
-    /// File for last words; none when the variable is set to nothing.
-    pub termination_path: Option<PathBuf>,
 }
 
 /// The process's environment.
@@ -51,19 +49,11 @@ pub fn process_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()
 }
 
-/// Where last words go; told apart from [`load`] since it must be known when that fails.
-pub fn termination_path(environment: &[(OsString, OsString)]) -> Option<PathBuf> {
-    let set = environment.iter().find(|(name, _)| name == env::TERMINATION_PATH);
-    let path = set.map_or_else(|| contract::TERMINATION_PATH.into(), |(_, value)| value.clone());
-    (!path.is_empty()).then(|| path.into())
-}
-
 /// Reads an environment; gives settings and what was odd about them.
 ///
 /// # Errors
 /// [`Problems`] with every value that cannot be used.
 pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<String>), Problems> {
-    let termination_path = termination_path(&environment);
     let mut reader = Reader::new(environment);
     let bind = reader.read(BIND, "0.0.0.0", value::address);
     let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
@@ -87,7 +77,6 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
         edge: serve::Limits { call: command, ..serve::Limits::default() },
         drain: Duration::from_secs(10),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
-        termination_path,
     };
     reader.warn_of_unknown(PREFIX);
     let (_rest, warnings, problems) = reader.finish();

@@ -5,6 +5,7 @@ use std::{fs, path::Path, process::ExitCode};
 use api::{
     Chain,
     contract::{NotReady, exit, reason},
+    environment::termination_path,
 };
 use proxy::config::{self, Config};
 use tokio::signal::unix::{SignalKind, signal};
@@ -13,7 +14,7 @@ use tracing::{error, info, warn};
 
 fn main() -> ExitCode {
     let environment = config::process_environment();
-    let termination_path = config::termination_path(&environment);
+    let termination_path = termination_path(environment.iter().cloned());
     let refusal = match config::load(environment) {
         Ok((config, warnings)) => {
             start_log(config.log_level);
