@@ -16,6 +16,11 @@ const OLDEST: (u32, u32) = (1, 24);
 /// Which toolchain is brought in when the machine has none that is new enough.
 const BROUGHT: &str = "v0.0.1-go1.25.3.linux-";
 
+/// What the messages call it.
+const MODULE_PROXY: &str = "the Go module proxy";
+/// A module that every proxy knows, to see whether it answers.
+const PROBE: &str = "github.com/spf13/pflag@v1.0.6";
+
 /// A Go that is new enough.
 #[derive(Debug)]
 pub struct Go {
@@ -62,7 +67,7 @@ impl Go {
             fetch.env("GOMODCACHE", &modules).env("GOFLAGS", "").current_dir("/");
             progress
                 .run("fetch-go", fetch, Duration::from_mins(10))
-                .map_err(|error| network_hint::explain(error, "the Go module proxy", "GOPROXY"))?;
+                .map_err(|error| network_hint::explain(error, MODULE_PROXY, "GOPROXY"))?;
             // A module does not keep the right to execute.
             cmd!(sh, "chmod -R u+w,a+x {folder}/bin {folder}/pkg/tool").quiet().run()?;
         }
@@ -83,7 +88,7 @@ impl Go {
         command
     }
 
-    /// Fetches the modules that the packages need.
+    /// Fetches the modules that the packages need, unless they are here already.
     ///
     /// # Errors
     /// When the module proxy does not answer or does not have them.
@@ -94,12 +99,35 @@ impl Go {
         name: &str,
         packages: &[&str],
     ) -> Result<()> {
-        let mut list = self.command(folder);
-        list.args(["list", "-deps", "-f", "{{.ImportPath}}"]).args(packages);
+        let log = format!("fetch-{name}");
+        let list = || {
+            let mut list = self.command(folder);
+            list.args(["list", "-deps", "-f", "{{.ImportPath}}"]).args(packages);
+            list
+        };
+        let mut offline = list();
+        offline.env("GOPROXY", "off");
+        if progress.run(&log, offline, Duration::from_mins(2)).is_ok() {
+            return Ok(());
+        }
+        self.probe(progress)?;
         progress
-            .run(&format!("fetch-{name}"), list, Duration::from_mins(15))
+            .run(&log, list(), Duration::from_mins(15))
             .with_context(|| format!("fetch the Go modules of {}", folder.display()))
-            .map_err(|error| network_hint::explain(error, "the Go module proxy", "GOPROXY"))
+            .map_err(|error| network_hint::explain(error, MODULE_PROXY, "GOPROXY"))
+    }
+
+    /// Asks the module proxy for a few bytes. Go itself waits for minutes where nothing answers.
+    fn probe(&self, progress: &Progress) -> Result<()> {
+        let empty = std::env::temp_dir().join(format!("cloudstate-probe-{}", std::process::id()));
+        let mut ask = Command::new(&self.program);
+        ask.args(["list", "-m", PROBE])
+            .current_dir("/")
+            .env("GOFLAGS", "")
+            .env("GOMODCACHE", &empty);
+        let answer = progress.run("probe-go", ask, Duration::from_secs(20));
+        let _absent = std::fs::remove_dir_all(&empty);
+        answer.map_err(|error| network_hint::silent(error, MODULE_PROXY, "GOPROXY"))
     }
 }
 

@@ -3,7 +3,9 @@
 use anyhow::Error;
 
 /// Words by which Go, cargo and apt speak of a network that does not work.
-const SIGNS: [&str; 14] = [
+const SIGNS: [&str; 16] = [
+    "Timeout was reached",
+    "failed to download from",
     "dial tcp",
     "i/o timeout",
     "no such host",
@@ -23,11 +25,16 @@ const SIGNS: [&str; 14] = [
 /// Adds what to look at when the text of the error speaks of the network.
 pub fn explain(error: Error, registry: &str, setting: &str) -> Error {
     if SIGNS.iter().any(|sign| format!("{error:#}").contains(sign)) {
-        return error.context(format!(
-            "{registry} does not answer: check the network, and that {setting} names one that can be reached"
-        ));
+        return silent(error, registry, setting);
     }
     error
+}
+
+/// Says that the registry does not answer, and what to look at.
+pub fn silent(error: Error, registry: &str, setting: &str) -> Error {
+    error.context(format!(
+        "{registry} does not answer: check the network, and that {setting} names one that can be reached"
+    ))
 }
 
 #[cfg(test)]
