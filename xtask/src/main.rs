@@ -5,6 +5,7 @@ mod codegen;
 mod digest;
 mod down;
 mod e2e;
+mod first_calls;
 mod flags;
 mod golang;
 mod host;

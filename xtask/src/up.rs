@@ -7,7 +7,7 @@ use xshell::Shell;
 
 use crate::{
     cluster::{self, Handle},
-    flags,
+    first_calls, flags,
     golang::Go,
     host::{self, Lock},
     images::{self, Image, Recipe},
@@ -70,7 +70,7 @@ pub fn run(flags: &flags::Up) -> Result<()> {
         None => {
             let running = ensure(&progress)?;
             install::sample(&progress, &running.handle, &running.references)?;
-            install::first_calls(&progress, &running.handle)
+            first_calls::make(&progress, &running.handle)
         }
         Some(kubeconfig) => on_foreign(&progress, kubeconfig, flags.registry.as_deref()),
     }
@@ -128,7 +128,7 @@ fn on_foreign(progress: &Progress, kubeconfig: &Path, registry: Option<&str>) ->
     };
     install::operator(progress, &handle, &references)?;
     install::sample(progress, &handle, &references)?;
-    install::first_calls(progress, &handle)
+    first_calls::make(progress, &handle)
 }
 
 /// Refuses a disk that would fill up half-way.
