@@ -24,7 +24,8 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 
-use self::{cluster::Cluster, namespace::Namespace, scenarios::Scenario};
+pub use self::cluster::Cluster;
+use self::{namespace::Namespace, scenarios::Scenario};
 use crate::test::{Tally, seconds};
 
 /// Scenarios at a time. They mostly wait for the cluster, which has two cores.
@@ -33,28 +34,30 @@ const WORKERS: usize = 4;
 /// What all scenarios together may take.
 const BUDGET: Duration = Duration::from_mins(5);
 
-/// Runs the scenarios whose names contain one of the filters, or all.
+/// Brings the cluster up and runs the scenarios whose names contain one of the filters, or all.
 ///
 /// # Errors
 /// That a scenario failed, that all took too long, or that the cluster cannot be had.
-pub fn run(filters: &[String], tally: &mut Tally) -> anyhow::Result<()> {
-    let chosen: Vec<&Scenario> = scenarios::ALL
-        .iter()
-        .filter(|scenario| {
-            filters.is_empty()
-                || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
-        })
-        .collect();
-    ensure!(!chosen.is_empty(), "no scenario has {} in its name", filters.join(" or "));
+pub fn run(filters: &[String]) -> anyhow::Result<()> {
+    choose(filters)?;
     let cluster = Cluster::prepare().context("the scenarios need the cluster")?;
+    run_on(&cluster, filters, &mut Tally::default())
+}
+
+/// Runs the scenarios, and counts them.
+///
+/// # Errors
+/// That a scenario failed, or that all took too long.
+pub fn run_on(cluster: &Cluster, filters: &[String], tally: &mut Tally) -> anyhow::Result<()> {
+    let chosen = choose(filters)?;
     cluster.remove_leftovers()?;
 
     let begun = Instant::now();
     let (alone, together): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|scenario| scenario.alone);
     let report = Mutex::new((Tally::default(), Vec::new()));
-    run_all(&cluster, &together, WORKERS, &report);
-    run_all(&cluster, &alone, 1, &report);
+    run_all(cluster, &together, WORKERS, &report);
+    run_all(cluster, &alone, 1, &report);
     let took = begun.elapsed();
 
     let (counted, failed) = report.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -64,6 +67,19 @@ pub fn run(filters: &[String], tally: &mut Tally) -> anyhow::Result<()> {
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     ensure!(took <= BUDGET, "all passed, and took longer than {}", seconds(BUDGET));
     Ok(())
+}
+
+/// The scenarios whose names contain one of the filters, or all.
+fn choose(filters: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
+    let chosen: Vec<_> = scenarios::ALL
+        .iter()
+        .filter(|scenario| {
+            filters.is_empty()
+                || filters.iter().any(|filter| scenario.name.contains(filter.as_str()))
+        })
+        .collect();
+    ensure!(!chosen.is_empty(), "no scenario has {} in its name", filters.join(" or "));
+    Ok(chosen)
 }
 
 type Report = Mutex<(Tally, Vec<&'static str>)>;

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Command::Test => test::run(root),
         Command::Tidy => tidy::run(root),
         Command::Codegen => codegen::run(root),
-        Command::E2e(flags) => e2e::run(&flags.filters, &mut test::Tally::default()),
+        Command::E2e(flags) => e2e::run(&flags.filters),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

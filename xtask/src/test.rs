@@ -9,9 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 
-use crate::{e2e, run::cargo, tidy};
+use crate::{
+    e2e::{self, Cluster},
+    run::cargo,
+    tidy,
+};
 
 /// Tests that ran, and how they ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -34,6 +38,7 @@ struct Step {
 /// Names the steps that failed.
 pub fn run(root: &Path) -> anyhow::Result<()> {
     let begun = Instant::now();
+    let mut cluster = None;
     let steps = [
         step("format", |_| check(root, &["fmt", "--all", "--check"])),
         step("lints", |_| {
@@ -42,7 +47,14 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         }),
         step("tidy", |_| tidy::run(root)),
         step("tests", |tally| cargo_test(root, tally)),
-        step("e2e", |tally| e2e::run(&[], tally)),
+        step("cluster", |_| {
+            cluster = Some(Cluster::prepare()?);
+            Ok(())
+        }),
+        step("e2e", |tally| match &cluster {
+            Some(cluster) => e2e::run_on(cluster, &[], tally),
+            None => bail!("no scenario can run without the cluster"),
+        }),
     ];
     println!("\nsummary, {} in all", seconds(begun.elapsed()));
     let mut total = Tally::default();

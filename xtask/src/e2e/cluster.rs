@@ -21,7 +21,7 @@ pub(super) const OPERATOR: &str = "cloudstate-operator";
 pub(super) const OPERATOR_NAMESPACE: &str = "cloudstate";
 
 /// A running cluster with the operator in it, and what the scenarios need to know of it.
-pub(super) struct Cluster {
+pub struct Cluster {
     running: Running,
     /// Image of the scripted user function, with its tag.
     pub(super) scripted: String,
@@ -29,7 +29,10 @@ pub(super) struct Cluster {
 
 impl Cluster {
     /// Brings the cluster up, or finds it running, with images of the present sources.
-    pub(super) fn prepare() -> anyhow::Result<Self> {
+    ///
+    /// # Errors
+    /// That it cannot be had, with what to do about it.
+    pub fn prepare() -> anyhow::Result<Self> {
         let progress = Progress::start(layout::logs())?;
         let running = up::ensure(&progress)?;
         let scripted = scripted_function(&progress)?;
