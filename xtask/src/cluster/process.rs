@@ -181,9 +181,13 @@ fn is_running(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !is_zombie(&stat))
 }
 
-/// Reads the state out of /proc/PID/stat; the name before it may hold anything, also parentheses.
+/// Reads state and number of threads out of /proc/PID/stat; the name before them may hold anything, also
+/// parentheses. The first thread of a killed process may be a zombie while others still hold its sockets.
 fn is_zombie(stat: &str) -> bool {
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+    let Some((_, rest)) = stat.rsplit_once(") ") else { return false };
+    let fields: Vec<_> = rest.split(' ').collect();
+    let threads: u32 = fields.get(17).and_then(|field| field.parse().ok()).unwrap_or(0);
+    rest.starts_with(['Z', 'X']) && threads <= 1
 }
 
 #[cfg(test)]
@@ -229,8 +233,12 @@ mod tests {
 
     #[test]
     fn zombies_do_not_run() {
-        assert!(is_zombie("12 (a) Z (b) Z 1 12"));
-        assert!(!is_zombie("12 (a) Z (b) S 1 12"));
+        let stat = |state: &str, threads: u32| {
+            format!("12 (a) Z (b) {state} 1 12 12 0 -1 4 0 0 0 0 0 0 0 0 20 0 {threads} 0 5 0")
+        };
+        assert!(is_zombie(&stat("Z", 1)));
+        assert!(!is_zombie(&stat("S", 1)));
+        assert!(!is_zombie(&stat("Z", 3)));
     }
 
     #[test]

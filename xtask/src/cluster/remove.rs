@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::FileTypeExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -18,6 +19,8 @@ const CNI_RESULTS: &str = "/var/lib/cni/results";
 const SHIM_SOCKETS: &str = "/run/containerd/s";
 /// Links to the logs of containers; the path is built into the kubelet.
 const CONTAINER_LOGS: &str = "/var/log/containers";
+/// What the kubelet keeps for plug-ins of devices; the path is built into it.
+const DEVICE_PLUGINS: &str = "/var/lib/kubelet/device-plugins";
 /// Folders that programs make outside of ours, from the leaves up. They go when nothing else is in them.
 const FOLDERS: [&str; 8] = [
     CNI_RESULTS,
@@ -25,7 +28,7 @@ const FOLDERS: [&str; 8] = [
     SHIM_SOCKETS,
     "/run/containerd",
     CONTAINER_LOGS,
-    "/var/lib/kubelet/device-plugins",
+    DEVICE_PLUGINS,
     "/var/lib/kubelet",
     "/run/kubernetes",
 ];
@@ -142,10 +145,12 @@ fn remove_notes() -> Result<()> {
             remove(entry.path())?;
         }
     }
-    // A shim that is killed leaves its socket. One that nobody listens on is of use to nobody.
+    // Who is killed leaves sockets. They go when nobody listens, so somebody else's kubelet keeps its own.
     let listening = fs::read_to_string("/proc/net/unix").unwrap_or_default();
-    for entry in fs::read_dir(SHIM_SOCKETS).into_iter().flatten().flatten() {
-        if !listening.contains(&*entry.path().to_string_lossy()) {
+    let sockets = [SHIM_SOCKETS, DEVICE_PLUGINS];
+    for entry in sockets.iter().flat_map(fs::read_dir).flatten().flatten() {
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if is_socket && !listening.contains(&*entry.path().to_string_lossy()) {
             remove(entry.path())?;
         }
     }
