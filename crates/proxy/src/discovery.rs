@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use api::{
-    Chain,
-    contract::{NotReady, reason},
-};
+use api::contract::{NotReady, reason};
 use protocol::cloudstate::{
     EntitySpec, ProxyInfo, UserFunctionError, entity_discovery_client::EntityDiscoveryClient,
 };
@@ -16,7 +13,7 @@ use tracing::{info, warn};
 use crate::{
     route::Routes,
     spec::{self, Terms},
-    user_function::UserFunction,
+    user_function::{self, UserFunction},
 };
 
 /// How long one call may take.
@@ -73,7 +70,7 @@ async fn ask(
         let call = client.discover(proxy_info(terms));
         let error = match time::timeout(ATTEMPT_TIMEOUT, call).await {
             Ok(Ok(answer)) => return answer.into_inner(),
-            Ok(Err(status)) => Chain(&status).to_string(),
+            Ok(Err(status)) => user_function::explain(&status),
             Err(_) => format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()),
         };
         info!(address, %error, retry_in = ?backoff, "user function not discovered yet");

@@ -1,9 +1,13 @@
 //! The way to the user function: one HTTP/2 connection, opened when it is needed and again when it
 //! was lost.
 
-use std::time::Duration;
+use std::{error::Error as _, time::Duration};
 
-use tonic::transport::{Channel, Endpoint};
+use api::Chain;
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -13,6 +17,14 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// How often a connection that carries streams is asked whether it lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
+
+/// What went wrong with a call, for a person: a status' own text shows its causes as code.
+pub fn explain(status: &Status) -> String {
+    match status.source() {
+        Some(cause) => Chain(cause).to_string(),
+        None => format!("{}: {}", status.code(), status.message()),
+    }
+}
 
 /// A handle on the user function; clones share the connection.
 #[derive(Clone, Debug)]

@@ -205,6 +205,8 @@ async fn the_proxy_waits_for_its_user_function_and_says_so() {
         answer.starts_with("HTTP/1.1 503")
             && answer.contains("\"reason\":\"UserFunctionUnreachable\"")
             && answer.contains(&stand.user_function().to_string())
+            && answer.contains("Connection refused")
+            && !answer.contains("Error(")
     })
     .await;
     assert!(stand.get("/alive").await.starts_with("HTTP/1.1 200"));

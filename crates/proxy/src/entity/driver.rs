@@ -33,6 +33,7 @@ use super::{
 use crate::{
     journal::{self, Append, Appended, EntityId, Loaded, Shard},
     route::Service,
+    user_function,
 };
 
 /// Messages that may wait for the user function's flow control; more wait in the journal.
@@ -288,7 +289,7 @@ impl UserStream {
 }
 
 fn stream_end(status: &Status) -> StreamEnd {
-    info!(error = %Chain(status), "stream to the user function ended");
+    info!(error = user_function::explain(status), "stream to the user function ended");
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {
