@@ -30,6 +30,16 @@ pub mod cloudstate {
     pub mod eventsourced {
         include!("generated/cloudstate.eventsourced.rs");
     }
+
+    /// Package `cloudstate.valueentity`: entities whose state is one value.
+    pub mod valueentity {
+        include!("generated/cloudstate.valueentity.rs");
+    }
+
+    /// Package `cloudstate.action`: methods without state.
+    pub mod action {
+        include!("generated/cloudstate.action.rs");
+    }
 }
 
 /// Version of the protocol that this crate speaks.
@@ -37,3 +47,9 @@ pub const VERSION: (i32, i32) = (0, 2);
 
 /// Value of `Entity.entity_type` for event sourced entities.
 pub const EVENT_SOURCED: &str = "cloudstate.eventsourced.EventSourced";
+
+/// Value of `Entity.entity_type` for value entities.
+pub const VALUE_ENTITY: &str = "cloudstate.valueentity.ValueEntity";
+
+/// Value of `Entity.entity_type` for actions.
+pub const ACTION: &str = "cloudstate.action.ActionProtocol";

@@ -4,7 +4,12 @@
 
 use std::{fs, path::Path};
 
-const FILES: [&str; 2] = ["cloudstate/entity.proto", "cloudstate/event_sourced.proto"];
+const FILES: [&str; 4] = [
+    "cloudstate/entity.proto",
+    "cloudstate/event_sourced.proto",
+    "cloudstate/value_entity.proto",
+    "cloudstate/action.proto",
+];
 
 #[test]
 fn generated_code_matches_the_proto_files() {
