@@ -8,7 +8,7 @@ mod registry;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::cloudstate::Metadata;
+use protocol::cloudstate::{Forward, Metadata, SideEffect};
 
 pub use registry::{Context, Entities};
 
@@ -60,6 +60,28 @@ impl Failure {
 
 /// Reply or failure: every command that was taken gets exactly one.
 pub type Outcome = Result<Reply, Failure>;
+
+/// What an entity or an action said to a command. Whatever it says is durable when it is given.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Answer {
+    /// Commands for other methods, to be carried out in this order before anything else.
+    pub effects: Vec<SideEffect>,
+    /// What comes then.
+    pub then: Then,
+}
+
+/// How a command ends for its caller.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Then {
+    /// With this message.
+    Reply(Reply),
+    /// With whatever another method says.
+    Forward(Forward),
+    /// With a status.
+    Fail(Failure),
+    /// Without a message.
+    Nothing,
+}
 
 /// The bounds that every entity lives within.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -22,7 +22,7 @@ pub struct EntityId {
 }
 
 /// A term of ownership: counts up with each owner, so that an old owner's writes can be told apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
 
 /// A part of all entities that is owned as a whole.
@@ -46,15 +46,27 @@ impl Sequence {
     }
 }
 
+/// How often an entity's value was written: 0 stands for never. A deleted value keeps its count, so
+/// that a write that was thought lost cannot bring it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version(pub u64);
+
+/// What every write carries, and the store compares: the term of ownership of its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guard {
+    /// Which shard's epoch guards the write.
+    pub shard: Shard,
+    /// The epoch that the writer serves under.
+    pub epoch: Epoch,
+}
+
 /// The events of one reply: written all or none.
 #[derive(Clone, Debug)]
 pub struct Append {
     /// Whose events they are.
     pub entity: EntityId,
-    /// Which shard's epoch guards the write.
-    pub shard: Shard,
-    /// The epoch that the writer serves under.
-    pub epoch: Epoch,
+    /// Under which ownership.
+    pub guard: Guard,
     /// The last sequence number that the writer knows of; the first event follows it.
     pub expected: Sequence,
     /// At least one.
@@ -63,15 +75,30 @@ pub struct Append {
     pub snapshot: Option<Any>,
 }
 
-/// What became of an [`Append`].
+/// The new value of one entity.
+#[derive(Clone, Debug)]
+pub struct Put {
+    /// Whose value it is.
+    pub entity: EntityId,
+    /// Under which ownership.
+    pub guard: Guard,
+    /// The version that the writer knows of; this write makes the next one.
+    pub expected: Version,
+    /// Absent to delete the value.
+    pub value: Option<Any>,
+}
+
+/// What became of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Appended {
-    /// Every event is durable.
+pub enum Written {
+    /// All of it is durable.
     Committed,
     /// Nothing was written: the entity's history goes on elsewhere than expected.
     Conflict,
     /// Nothing was written: a newer epoch has begun.
     Fenced,
+    /// Nothing was written: the store refused and said why.
+    Refused(String),
     /// Nobody can say whether it was written; reading again will tell.
     Unknown(String),
 }
@@ -85,37 +112,104 @@ pub enum Loaded {
     Event(Sequence, Any),
 }
 
-/// A store that could not be read.
+/// A store that did not answer as it should.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The store did not answer as it should.
-    #[error("failed to read the journal of {persistence_id}|{key}: {detail}")]
-    Read {
-        /// Type of entity.
-        persistence_id: String,
-        /// Key of the entity.
-        key: String,
-        /// What the store said.
-        detail: String,
-    },
+#[error("failed to {doing}")]
+pub struct Error {
+    doing: String,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl Error {
+    /// What was tried, as in "failed to …", and what the store said.
+    pub fn new(
+        doing: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self { doing: doing.into(), source: source.into() }
+    }
 }
 
 /// Events of all entities.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
-    /// Writes the events of one reply.
+    /// Writes the events of several replies together, and tells of each what became of it. No two
+    /// are of the same entity. One that is refused takes no other with it.
     ///
     /// # Cancel safety
-    /// A dropped future leaves the outcome unknown, like [`Appended::Unknown`].
-    async fn append(&self, append: Append) -> Appended;
+    /// A dropped future leaves every outcome unknown, like [`Written::Unknown`].
+    async fn append(&self, batch: Vec<Append>) -> Vec<Written>;
 
     /// Streams the newest snapshot and the events after it, never holding a whole history in memory.
     fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>>;
 }
 
-/// Who owns which shard.
+/// The current value of each entity.
+#[async_trait]
+pub trait Values: Send + Sync + 'static {
+    /// Writes several values together, and tells of each what became of it. No two are of the same
+    /// entity. One that is refused takes no other with it.
+    ///
+    /// # Cancel safety
+    /// A dropped future leaves every outcome unknown, like [`Written::Unknown`].
+    async fn put(&self, batch: Vec<Put>) -> Vec<Written>;
+
+    /// Reads a value and its version; no value when there never was one or it was deleted.
+    async fn value(&self, entity: &EntityId) -> Result<(Version, Option<Any>), Error>;
+}
+
+/// Names one life of one proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Owner(pub uuid::Uuid);
+
+/// What the store knows of a shard's ownership.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lease {
+    /// The newest epoch; `Epoch(0)` stands before the first.
+    pub epoch: Epoch,
+    /// Who began it; none once it was released.
+    pub owner: Option<Owner>,
+    /// Counts the owner's renewals.
+    pub beat: u64,
+    /// Who asks the owner to release.
+    pub asked_by: Option<Owner>,
+}
+
+/// What became of a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewed {
+    /// The epoch goes on; `asked_by` would like to be the next owner.
+    Kept {
+        /// Who asks.
+        asked_by: Option<Owner>,
+    },
+    /// A newer epoch has begun.
+    Fenced,
+}
+
+/// Who owns which shard. The epoch that every write is compared with lives here too.
 #[async_trait]
 pub trait Epochs: Send + Sync + 'static {
-    /// Begins the next epoch of a shard; every older one is fenced from here on.
-    async fn claim(&self, shard: Shard) -> Result<Epoch, Error>;
+    /// What is known of a shard's ownership.
+    async fn lease(&self, shard: Shard) -> Result<Lease, Error>;
+
+    /// Leaves word with the owner that somebody waits; gives what is known after that.
+    async fn ask(&self, shard: Shard, asker: Owner) -> Result<Lease, Error>;
+
+    /// Begins the next epoch, unless epoch, owner or beat are not those of `seen` any more. Every
+    /// older epoch is fenced from here on: when this returns, no write of it can become durable any
+    /// more. Takes back the request of `owner`.
+    async fn claim(&self, shard: Shard, owner: Owner, seen: &Lease)
+    -> Result<Option<Epoch>, Error>;
+
+    /// Tells that the owner of this epoch lives.
+    async fn renew(&self, guard: Guard) -> Result<Renewed, Error>;
+
+    /// Gives the shard up: the epoch stays the newest one, and has no owner. Of an older epoch, nothing.
+    async fn release(&self, guard: Guard) -> Result<(), Error>;
 }
+
+/// All that entities need of a store.
+pub trait Store: Journal + Values + Epochs {}
+
+impl<T: Journal + Values + Epochs> Store for T {}

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     discovery::{self, Refused},
     entity::{Context, Entities},
-    journal::{self, Epochs as _, Memory, Shard},
+    journal::{self, Epochs as _, Guard, Memory, Owner, Shard},
     report::Reporter,
     route::Routes,
     serve::{Edge, connections},
@@ -103,11 +103,14 @@ async fn serve(
         warn!("events are kept in memory only: they are gone with this process");
     }
     let journal = Memory::default();
-    let epoch = journal.claim(Shard::WHOLE).await?;
+    let shard = Shard::WHOLE;
+    let seen = journal.lease(shard).await?;
+    let owner = Owner(uuid::Uuid::now_v7());
+    let epoch = journal.claim(shard, owner, &seen).await?.expect("nobody else has this memory");
     let reporter = Reporter::start(&user_function);
     let entities = Entities::new(Context {
         journal: Arc::new(journal),
-        epoch,
+        guard: Guard { shard, epoch },
         user_function,
         reporter,
         limits: config.entities,

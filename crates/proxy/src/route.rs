@@ -17,15 +17,50 @@ pub struct Method {
     pub input_type_url: String,
     /// `type_url` that a reply's payload should have.
     pub output_type_url: String,
-    /// Finds the entity that a command is for.
-    pub key: KeyReader,
+    /// Who carries it out.
+    pub target: Target,
 }
 
-/// A service that is one type of entity.
+/// Who carries a method out.
+#[derive(Debug)]
+pub enum Target {
+    /// The entity whose key this reads out of the message; always one message in and one out.
+    Entity(KeyReader),
+    /// Code without state, in any shape.
+    Action(Shape),
+}
+
+/// Which sides of a method are streams, as the caller sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// One message in, one out.
+    Unary,
+    /// Many in, one out.
+    ClientStreaming,
+    /// One in, many out.
+    ServerStreaming,
+    /// Many in, many out.
+    Streaming,
+}
+
+/// What kind of thing a service is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Entities whose state is the sum of their events.
+    EventSourced,
+    /// Entities whose state is one value.
+    Value,
+    /// No state.
+    Action,
+}
+
+/// A service: one type of entity, or an action.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Service {
     /// Full name, such as `com.example.shoppingcart.ShoppingCart`.
     pub name: String,
+    /// What kind of thing it is.
+    pub kind: Kind,
     /// Prefix of what its entities store.
     pub persistence_id: String,
     /// How long an entity may idle before it is passivated; the proxy's default unless set.

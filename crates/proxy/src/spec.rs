@@ -9,7 +9,7 @@ use protocol::cloudstate::{Entity, EntitySpec, entity_passivation_strategy::Stra
 
 use crate::{
     key::KeyReader,
-    route::{Method, Routes, Service},
+    route::{Kind, Method, Routes, Service, Target},
 };
 
 /// Host part of every type URL that we write.
@@ -131,6 +131,7 @@ fn entity_methods(
     };
     let service = Arc::new(Service {
         name: entity.service_name.clone(),
+        kind: Kind::EventSourced,
         persistence_id: entity.persistence_id.clone(),
         passivation_timeout: passivation_timeout(entity),
     });
@@ -211,7 +212,7 @@ fn method(
         name: method.name().to_owned(),
         input_type_url: format!("{TYPE_URL_PREFIX}{}", method.input().full_name()),
         output_type_url: format!("{TYPE_URL_PREFIX}{}", method.output().full_name()),
-        key,
+        target: Target::Entity(key),
     })
 }
 

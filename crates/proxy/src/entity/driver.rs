@@ -31,7 +31,7 @@ use super::{
     registry::Context,
 };
 use crate::{
-    journal::{self, Append, Appended, EntityId, Loaded, Shard},
+    journal::{self, Append, EntityId, Loaded, Written},
     route::Service,
     user_function,
 };
@@ -60,7 +60,7 @@ pub(super) struct Driver {
     history: Option<BoxStream<'static, Result<Loaded, journal::Error>>>,
     outbound: Outbound,
     inbound: UserStream,
-    appends: FuturesOrdered<BoxFuture<'static, Appended>>,
+    appends: FuturesOrdered<BoxFuture<'static, Written>>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -116,7 +116,7 @@ impl Driver {
             self.outbound.flush();
             let event = tokio::select! {
                 biased;
-                Some(outcome) = self.appends.next(), if !self.appends.is_empty() => Event::Appended(outcome),
+                Some(outcome) = self.appends.next(), if !self.appends.is_empty() => Event::Written(outcome),
                 event = self.inbound.next() => event,
                 permit = self.outbound.ready(), if !self.outbound.waiting.is_empty() => {
                     if !permit {
@@ -162,8 +162,7 @@ impl Driver {
             Action::Append { expected, events, snapshot } => {
                 let append = Append {
                     entity: self.id.clone(),
-                    shard: Shard::WHOLE,
-                    epoch: self.context.epoch,
+                    guard: self.context.guard,
                     expected,
                     events,
                     snapshot,
@@ -208,8 +207,11 @@ impl Driver {
     fn append(&mut self, append: Append) {
         let (journal, limit) = (Arc::clone(&self.context.journal), self.context.limits.append);
         let write = async move {
-            let late = || Appended::Unknown(format!("no answer within {} s", limit.as_secs()));
-            time::timeout(limit, journal.append(append)).await.unwrap_or_else(|_elapsed| late())
+            let late = || Written::Unknown(format!("no answer within {} s", limit.as_secs()));
+            match time::timeout(limit, journal.append(vec![append])).await {
+                Ok(mut written) => written.pop().unwrap_or_else(late),
+                Err(_elapsed) => late(),
+            }
         };
         self.appends.push_back(write.boxed());
     }

@@ -19,7 +19,7 @@ use protocol::{
 };
 
 use super::{Failure, FailureKind, Outcome, Reply};
-use crate::journal::{Appended, Loaded, Sequence};
+use crate::journal::{Loaded, Sequence, Written};
 
 /// Texts that callers and tests of the original rely on (`docs/protocol.md`, "Failures").
 mod text {
@@ -65,7 +65,7 @@ pub enum Event {
     /// The user function's end of the stream is over.
     StreamEnded(StreamEnd),
     /// The oldest write under way has an outcome.
-    Appended(Appended),
+    Written(Written),
     /// The armed timer ran out.
     TimedOut,
     /// The proxy is about to leave: finish what waits, then end.
@@ -209,7 +209,7 @@ impl EventSourced {
             Event::LoadFailed(detail) => self.load_failed(&detail, &mut actions),
             Event::Message(message) => self.message(message, &mut actions),
             Event::StreamEnded(end) => self.stream_ended(end, &mut actions),
-            Event::Appended(outcome) => self.appended(outcome, &mut actions),
+            Event::Written(outcome) => self.written(outcome, &mut actions),
             Event::TimedOut => self.timed_out(&mut actions),
             Event::Stop => self.stopping = true,
         }
@@ -372,18 +372,19 @@ impl EventSourced {
         }
     }
 
-    fn appended(&mut self, outcome: Appended, actions: &mut Vec<Action>) {
+    fn written(&mut self, outcome: Written, actions: &mut Vec<Action>) {
         self.appends = self.appends.saturating_sub(1);
         let detail = match outcome {
-            Appended::Committed => {
+            Written::Committed => {
                 if let Some(first) = self.unacknowledged.iter_mut().find(|u| u.appending) {
                     first.appending = false;
                 }
                 return self.release(actions);
             }
-            Appended::Conflict => "another owner wrote to the entity".to_owned(),
-            Appended::Fenced => "another owner has taken over".to_owned(),
-            Appended::Unknown(detail) => format!("the journal's answer is not known: {detail}"),
+            Written::Conflict => "another owner wrote to the entity".to_owned(),
+            Written::Fenced => "another owner has taken over".to_owned(),
+            Written::Refused(detail) => format!("the journal refused: {detail}"),
+            Written::Unknown(detail) => format!("the journal's answer is not known: {detail}"),
         };
         let failure = Failure::new(FailureKind::Unavailable, detail);
         for Unacknowledged { ticket, .. } in self.unacknowledged.drain(..) {

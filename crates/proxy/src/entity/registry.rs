@@ -18,14 +18,14 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Failure, FailureKind, Limits, Outcome,
+    Answer, Failure, FailureKind, Limits, Outcome, Then,
     driver::{Driver, Inbound, Inbox},
     event_sourced::{Request, Ticket},
 };
 use crate::{
-    journal::{EntityId, Epoch, Journal},
+    journal::{EntityId, Guard, Store},
     report::Reporter,
-    route::Method,
+    route::{Method, Target},
     user_function::UserFunction,
 };
 
@@ -36,9 +36,9 @@ const PARTS: usize = 64;
 #[allow(missing_debug_implementations, reason = "a store has nothing to show")]
 pub struct Context {
     /// Where events live.
-    pub journal: Arc<dyn Journal>,
+    pub journal: Arc<dyn Store>,
     /// The term under which this proxy owns its entities.
-    pub epoch: Epoch,
+    pub guard: Guard,
     /// Who runs the entities' code.
     pub user_function: UserFunction,
     /// Who hears of what the user function does wrong.
@@ -98,8 +98,25 @@ impl Entities {
         method: &Method,
         payload: bytes::Bytes,
         metadata: Option<Metadata>,
+    ) -> Answer {
+        let then = match self.outcome(method, payload, metadata).await {
+            Ok(reply) => Then::Reply(reply),
+            Err(failure) => Then::Fail(failure),
+        };
+        Answer { effects: Vec::new(), then }
+    }
+
+    async fn outcome(
+        &self,
+        method: &Method,
+        payload: bytes::Bytes,
+        metadata: Option<Metadata>,
     ) -> Outcome {
-        let key = method.key.read(&payload).map_err(|error| {
+        let Target::Entity(key) = &method.target else {
+            let text = format!("{}.{} is no entity's method", method.service.name, method.name);
+            return Err(Failure::new(FailureKind::Internal, text));
+        };
+        let key = key.read(&payload).map_err(|error| {
             Failure::new(
                 FailureKind::InvalidArgument,
                 format!("{}.{}: {error}", method.service.name, method.name),

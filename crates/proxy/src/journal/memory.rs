@@ -9,7 +9,10 @@ use async_trait::async_trait;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use protocol::Any;
 
-use super::{Append, Appended, EntityId, Epoch, Epochs, Error, Journal, Loaded, Sequence, Shard};
+use super::{
+    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
+    Sequence, Shard, Values, Version, Written,
+};
 
 /// Events that are gone with the process.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +22,9 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct State {
-    epochs: HashMap<Shard, Epoch>,
+    leases: HashMap<Shard, Lease>,
     histories: HashMap<EntityId, History>,
+    values: HashMap<EntityId, (Version, Option<Any>)>,
 }
 
 #[derive(Debug, Default)]
@@ -52,21 +56,9 @@ impl Memory {
 
 #[async_trait]
 impl Journal for Memory {
-    async fn append(&self, append: Append) -> Appended {
+    async fn append(&self, batch: Vec<Append>) -> Vec<Written> {
         let mut state = self.lock();
-        if state.epochs.get(&append.shard) != Some(&append.epoch) {
-            return Appended::Fenced;
-        }
-        let history = state.histories.entry(append.entity).or_default();
-        if history.events.len() as u64 != append.expected.0 {
-            return Appended::Conflict;
-        }
-        let last = append.expected.after(append.events.len());
-        history.events.extend(append.events);
-        if let Some(snapshot) = append.snapshot {
-            history.snapshot = Some((last, snapshot));
-        }
-        Appended::Committed
+        batch.into_iter().map(|append| state.append(append)).collect()
     }
 
     fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>> {
@@ -83,12 +75,103 @@ impl Journal for Memory {
 }
 
 #[async_trait]
-impl Epochs for Memory {
-    async fn claim(&self, shard: Shard) -> Result<Epoch, Error> {
+impl Values for Memory {
+    async fn put(&self, batch: Vec<Put>) -> Vec<Written> {
         let mut state = self.lock();
-        let epoch = state.epochs.entry(shard).or_insert(Epoch(0));
-        epoch.0 += 1;
-        Ok(*epoch)
+        batch.into_iter().map(|put| state.put(put)).collect()
+    }
+
+    async fn value(&self, entity: &EntityId) -> Result<(Version, Option<Any>), Error> {
+        Ok(self.lock().values.get(entity).cloned().unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Epochs for Memory {
+    async fn lease(&self, shard: Shard) -> Result<Lease, Error> {
+        Ok(self.lock().leases.entry(shard).or_default().clone())
+    }
+
+    async fn ask(&self, shard: Shard, asker: Owner) -> Result<Lease, Error> {
+        let mut state = self.lock();
+        let lease = state.leases.entry(shard).or_default();
+        lease.asked_by = Some(asker);
+        Ok(lease.clone())
+    }
+
+    async fn claim(
+        &self,
+        shard: Shard,
+        owner: Owner,
+        seen: &Lease,
+    ) -> Result<Option<Epoch>, Error> {
+        let mut state = self.lock();
+        let lease = state.leases.entry(shard).or_default();
+        if (lease.epoch, lease.owner, lease.beat) != (seen.epoch, seen.owner, seen.beat) {
+            return Ok(None);
+        }
+        lease.epoch.0 += 1;
+        lease.owner = Some(owner);
+        lease.asked_by = lease.asked_by.filter(|asker| *asker != owner);
+        Ok(Some(lease.epoch))
+    }
+
+    async fn renew(&self, guard: Guard) -> Result<Renewed, Error> {
+        let mut state = self.lock();
+        Ok(match state.leases.get_mut(&guard.shard) {
+            Some(lease) if lease.epoch == guard.epoch && lease.owner.is_some() => {
+                lease.beat += 1;
+                Renewed::Kept { asked_by: lease.asked_by }
+            }
+            _ => Renewed::Fenced,
+        })
+    }
+
+    async fn release(&self, guard: Guard) -> Result<(), Error> {
+        let mut state = self.lock();
+        if let Some(lease) = state.leases.get_mut(&guard.shard)
+            && lease.epoch == guard.epoch
+        {
+            lease.owner = None;
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn owns(&self, guard: Guard) -> bool {
+        self.leases
+            .get(&guard.shard)
+            .is_some_and(|lease| lease.epoch == guard.epoch && lease.owner.is_some())
+    }
+
+    fn append(&mut self, append: Append) -> Written {
+        if !self.owns(append.guard) {
+            return Written::Fenced;
+        }
+        let history = self.histories.entry(append.entity).or_default();
+        if history.events.len() as u64 != append.expected.0 {
+            return Written::Conflict;
+        }
+        let last = append.expected.after(append.events.len());
+        history.events.extend(append.events);
+        if let Some(snapshot) = append.snapshot {
+            history.snapshot = Some((last, snapshot));
+        }
+        Written::Committed
+    }
+
+    fn put(&mut self, put: Put) -> Written {
+        if !self.owns(put.guard) {
+            return Written::Fenced;
+        }
+        let (version, value) = self.values.entry(put.entity).or_default();
+        if *version != put.expected {
+            return Written::Conflict;
+        }
+        version.0 += 1;
+        *value = put.value;
+        Written::Committed
     }
 }
 
@@ -106,15 +189,29 @@ mod tests {
         EntityId { persistence_id: "cart".to_owned(), key: "7".to_owned() }
     }
 
-    fn append(epoch: Epoch, expected: u64, events: &[&str], snapshot: Option<&str>) -> Append {
-        Append {
+    async fn claim(store: &Memory) -> Guard {
+        let lease = store.lease(Shard::WHOLE).await.unwrap();
+        let owner = Owner(uuid::Uuid::from_u128(u128::from(lease.epoch.0)));
+        let epoch = store.claim(Shard::WHOLE, owner, &lease).await.unwrap().unwrap();
+        Guard { shard: Shard::WHOLE, epoch }
+    }
+
+    async fn append(
+        store: &Memory,
+        guard: Guard,
+        expected: u64,
+        events: &[&str],
+        snapshot: Option<&str>,
+    ) -> Written {
+        let append = Append {
             entity: cart(),
-            shard: Shard::WHOLE,
-            epoch,
+            guard,
             expected: Sequence(expected),
             events: events.iter().map(|event| any(event)).collect(),
             snapshot: snapshot.map(any),
-        }
+        };
+        let [written] = &store.append(vec![append]).await[..] else { panic!("one outcome") };
+        written.clone()
     }
 
     async fn history(journal: &Memory) -> Vec<Loaded> {
@@ -124,12 +221,10 @@ mod tests {
     #[tokio::test]
     async fn events_come_back_in_order_behind_the_newest_snapshot() {
         let journal = Memory::default();
-        let epoch = journal.claim(Shard::WHOLE).await.unwrap();
-        assert_eq!(
-            journal.append(append(epoch, 0, &["a", "b"], Some("ab"))).await,
-            Appended::Committed
-        );
-        assert_eq!(journal.append(append(epoch, 2, &["c"], None)).await, Appended::Committed);
+        let guard = claim(&journal).await;
+        let first = append(&journal, guard, 0, &["a", "b"], Some("ab")).await;
+        assert_eq!(first, Written::Committed);
+        assert_eq!(append(&journal, guard, 2, &["c"], None).await, Written::Committed);
         assert_eq!(
             history(&journal).await,
             [Loaded::Snapshot(Sequence(2), any("ab")), Loaded::Event(Sequence(3), any("c"))]
@@ -139,11 +234,11 @@ mod tests {
     #[tokio::test]
     async fn a_write_after_an_unexpected_sequence_is_a_conflict_and_leaves_nothing() {
         let journal = Memory::default();
-        let epoch = journal.claim(Shard::WHOLE).await.unwrap();
-        assert_eq!(journal.append(append(epoch, 0, &["a"], None)).await, Appended::Committed);
+        let guard = claim(&journal).await;
+        assert_eq!(append(&journal, guard, 0, &["a"], None).await, Written::Committed);
         for expected in [0, 2] {
-            let stale = append(epoch, expected, &["x", "y"], Some("xy"));
-            assert_eq!(journal.append(stale).await, Appended::Conflict);
+            let stale = append(&journal, guard, expected, &["x", "y"], Some("xy")).await;
+            assert_eq!(stale, Written::Conflict);
         }
         assert_eq!(history(&journal).await, [Loaded::Event(Sequence(1), any("a"))]);
     }
@@ -151,10 +246,10 @@ mod tests {
     #[tokio::test]
     async fn an_old_epoch_is_fenced_before_its_sequence_is_looked_at() {
         let journal = Memory::default();
-        let old = journal.claim(Shard::WHOLE).await.unwrap();
-        let new = journal.claim(Shard::WHOLE).await.unwrap();
-        assert_eq!(journal.append(append(old, 0, &["a"], None)).await, Appended::Fenced);
-        assert_eq!(journal.append(append(new, 0, &["b"], None)).await, Appended::Committed);
+        let old = claim(&journal).await;
+        let new = claim(&journal).await;
+        assert_eq!(append(&journal, old, 0, &["a"], None).await, Written::Fenced);
+        assert_eq!(append(&journal, new, 0, &["b"], None).await, Written::Committed);
         assert_eq!(history(&journal).await, [Loaded::Event(Sequence(1), any("b"))]);
     }
 

@@ -17,7 +17,7 @@ use tonic::{
 
 use super::{Limits, metadata};
 use crate::{
-    entity::{Entities, Failure, FailureKind},
+    entity::{Entities, Failure, FailureKind, Then},
     route::Method,
 };
 
@@ -62,9 +62,15 @@ impl UnaryService<Bytes> for Call {
         async move {
             let (headers, _extensions, payload) = request.into_parts();
             let metadata = metadata::of(&headers.into_headers());
-            let late = |_elapsed| Failure::new(FailureKind::DeadlineExceeded, "no reply in time");
-            let outcome = time::timeout(limit, entities.call(&method, payload, metadata)).await;
-            let reply = outcome.map_err(late).flatten().map_err(status)?;
+            let call = entities.call(&method, payload, metadata);
+            let reply = match time::timeout(limit, call).await.map(|answer| answer.then) {
+                Ok(Then::Reply(reply)) => reply,
+                Ok(Then::Fail(failure)) => return Err(status(failure)),
+                Ok(Then::Forward(_) | Then::Nothing) => {
+                    return Err(Status::internal("the user function sent no reply"));
+                }
+                Err(_elapsed) => return Err(Status::deadline_exceeded("no reply in time")),
+            };
             let mut response = tonic::Response::new(reply.payload);
             *response.metadata_mut() = metadata::into(reply.metadata.unwrap_or_default());
             Ok(response)

@@ -150,10 +150,10 @@ impl World {
         if fits {
             self.journal += count;
         }
-        self.on(Event::Appended(match (fits, lost) {
-            (_, true) => Appended::Unknown(String::new()),
-            (true, false) => Appended::Committed,
-            (false, false) => Appended::Conflict,
+        self.on(Event::Written(match (fits, lost) {
+            (_, true) => Written::Unknown(String::new()),
+            (true, false) => Written::Committed,
+            (false, false) => Written::Conflict,
         }));
     }
 

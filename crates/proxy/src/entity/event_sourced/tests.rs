@@ -131,7 +131,7 @@ fn a_reply_waits_for_its_events_while_the_next_command_goes_out() {
     assert_eq!(sent(&actions), [2]);
     // A reply without events must not overtake either: it shows a state that may vanish.
     assert_eq!(released(&machine.on(says(reply(2, answer("read"), &[])))), []);
-    let actions = machine.on(Event::Appended(Appended::Committed));
+    let actions = machine.on(Event::Written(Written::Committed));
     assert_eq!(released(&actions), [(1, ok("one")), (2, ok("read"))]);
 }
 
@@ -150,17 +150,17 @@ fn with_one_place_in_flight_the_next_command_waits_for_the_journal() {
     machine.on(request(1));
     machine.on(request(2));
     assert!(sent(&machine.on(says(reply(1, answer("one"), &["a"])))).is_empty());
-    assert_eq!(sent(&machine.on(Event::Appended(Appended::Committed))), [2]);
+    assert_eq!(sent(&machine.on(Event::Written(Written::Committed))), [2]);
 }
 
 #[test]
 fn a_lost_write_fails_everything_in_flight_and_the_queue_starts_over() {
-    for lost in [Appended::Conflict, Appended::Fenced, Appended::Unknown("cut".to_owned())] {
+    for lost in [Written::Conflict, Written::Fenced, Written::Unknown("cut".to_owned())] {
         let mut machine = awaiting();
         machine.on(request(2));
         machine.on(request(3));
         machine.on(says(reply(1, answer("one"), &["a"])));
-        let actions = machine.on(Event::Appended(lost));
+        let actions = machine.on(Event::Written(lost));
         let failures = released(&actions);
         assert_eq!(failures.iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>(), [1, 2]);
         for (_, outcome) in failures {
@@ -182,7 +182,7 @@ fn an_activation_ends_only_when_no_write_is_under_way() {
     let actions = machine.on(Event::StreamEnded(StreamEnd::Ended));
     assert!(!actions.contains(&Action::Load), "{actions:?}");
     machine.on(request(4));
-    let actions = machine.on(Event::Appended(Appended::Committed));
+    let actions = machine.on(Event::Written(Written::Committed));
     assert_eq!(released(&actions), [(1, ok("one"))]);
     assert!(actions.contains(&Action::Load), "command 4 needs a new activation: {actions:?}");
 }
@@ -264,7 +264,7 @@ fn a_failure_is_an_answer_and_its_events_are_kept() {
     let mut machine = awaiting();
     let actions = machine.on(says(reply(1, failure("no", false), &["e"])));
     assert!(actions.iter().any(|action| matches!(action, Action::Append { .. })));
-    let actions = machine.on(Event::Appended(Appended::Committed));
+    let actions = machine.on(Event::Written(Written::Committed));
     assert_eq!(released(&actions), [(1, failed(FailureKind::Failed, "no"))]);
 }
 
@@ -337,7 +337,7 @@ fn a_stop_waits_for_the_queue() {
     assert_eq!(sent(&machine.on(says(reply(1, answer("one"), &[])))), [2]);
     let actions = machine.on(says(reply(2, answer("two"), &["e"])));
     assert!(!actions.contains(&Action::HalfClose), "its event is not durable: {actions:?}");
-    let actions = machine.on(Event::Appended(Appended::Committed));
+    let actions = machine.on(Event::Written(Written::Committed));
     assert!(actions.contains(&Action::HalfClose), "{actions:?}");
     assert_eq!(machine.on(Event::StreamEnded(StreamEnd::Ended)).last(), Some(&Action::End));
 }
