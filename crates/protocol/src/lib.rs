@@ -53,3 +53,6 @@ pub const VALUE_ENTITY: &str = "cloudstate.valueentity.ValueEntity";
 
 /// Value of `Entity.entity_type` for actions.
 pub const ACTION: &str = "cloudstate.action.ActionProtocol";
+
+/// Value of `Entity.entity_type` for conflict-free replicated data types; refused until they are served.
+pub const CRDT: &str = "cloudstate.crdt.Crdt";

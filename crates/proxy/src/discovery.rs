@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::{
     route::Routes,
-    spec::{self, Terms},
+    spec::{self, Accepted, Terms},
     user_function::{self, UserFunction},
 };
 
@@ -46,9 +46,15 @@ pub async fn discover(
     let mut client = EntityDiscoveryClient::new(user_function.channel())
         .max_decoding_message_size(user_function.message_size_max());
     let answer = ask(&mut client, user_function.address(), terms, readiness).await;
-    match spec::routes(&answer, terms) {
-        Ok(routes) => {
+    match spec::judge(&answer, terms) {
+        Ok(Accepted { routes, remarks }) => {
             info!(services = ?routes.services(), "user function discovered");
+            for remark in &remarks {
+                warn!(remark, "odd description");
+            }
+            if !remarks.is_empty() {
+                report(&mut client, &remarks.join("; ")).await;
+            }
             Ok(routes)
         }
         Err(problems) => {

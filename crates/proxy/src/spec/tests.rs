@@ -2,7 +2,12 @@
 
 use protocol::cloudstate::{EntityPassivationStrategy, ServiceInfo, TimeoutPassivationStrategy};
 
+use std::{sync::Arc, time::Duration};
+
+use protocol::cloudstate::entity_passivation_strategy::Strategy;
+
 use super::*;
+use crate::route::{Shape, Target};
 
 const CART: &str = "
     message Item { string cart = 1 [(cloudstate.entity_key) = true]; }
@@ -12,7 +17,7 @@ fn descriptors(text: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let option =
         "syntax = \"proto3\"; package cloudstate; import \"google/protobuf/descriptor.proto\";
-        extend google.protobuf.FieldOptions { bool entity_key = 1080; }";
+        extend google.protobuf.FieldOptions { bool entity_key = 1080; bool legacy_entity_key = 50002; }";
     std::fs::write(dir.path().join("entity_key.proto"), option).unwrap();
     let file = format!("syntax = \"proto3\"; package shop; import \"entity_key.proto\"; {text}");
     std::fs::write(dir.path().join("shop.proto"), file).unwrap();
@@ -42,7 +47,7 @@ fn terms(store: Store) -> Terms {
 /// The description is refused, and among the problems is one that says all of `parts`.
 #[track_caller]
 fn check(spec: &EntitySpec, terms: &Terms, parts: &[&str]) {
-    let problems = routes(spec, terms).unwrap_err();
+    let problems = judge(spec, terms).unwrap_err();
     assert!(
         problems.iter().any(|problem| parts.iter().all(|part| problem.contains(part))),
         "no problem says all of {parts:?}: {problems:?}"
@@ -51,7 +56,8 @@ fn check(spec: &EntitySpec, terms: &Terms, parts: &[&str]) {
 
 #[test]
 fn every_method_of_a_described_service_gets_a_route() {
-    let routes = routes(&spec(CART, vec![entity("shop.Cart")]), &terms(Store::InMemory)).unwrap();
+    let routes =
+        judge(&spec(CART, vec![entity("shop.Cart")]), &terms(Store::InMemory)).unwrap().routes;
     let add = routes.find("/shop.Cart/Add").unwrap();
     assert_eq!(add.name, "Add");
     assert_eq!(add.input_type_url, "type.googleapis.com/shop.Item");
@@ -62,12 +68,68 @@ fn every_method_of_a_described_service_gets_a_route() {
 }
 
 #[test]
+fn every_entity_type_gets_its_kind_and_target() {
+    let text = format!(
+        "{CART} service Stock {{ rpc Set(Item) returns (Item); }}
+         message Order {{ string text = 1; }}
+         service Orders {{ rpc Place(Order) returns (Order); rpc Up(stream Order) returns (Order);
+            rpc Down(Order) returns (stream Order); rpc Both(stream Order) returns (stream Order); }}"
+    );
+    let entities = vec![
+        entity("shop.Cart"),
+        Entity {
+            entity_type: protocol::VALUE_ENTITY.to_owned(),
+            persistence_id: "stock".to_owned(),
+            ..entity("shop.Stock")
+        },
+        // An action keeps nothing, so that its name in a store does not matter.
+        Entity { entity_type: protocol::ACTION.to_owned(), ..entity("shop.Orders") },
+    ];
+    let routes = judge(&spec(&text, entities), &terms(Store::InMemory)).unwrap().routes;
+    let find = |path: &str| Arc::clone(routes.find(path).unwrap());
+    assert_eq!(find("/shop.Cart/Add").service.kind, Kind::EventSourced);
+    assert_eq!(find("/shop.Stock/Set").service.kind, Kind::Value);
+    assert!(matches!(find("/shop.Stock/Set").target, Target::Entity(_)));
+    for (name, shape) in [
+        ("Place", Shape::Unary),
+        ("Up", Shape::ClientStreaming),
+        ("Down", Shape::ServerStreaming),
+        ("Both", Shape::Streaming),
+    ] {
+        let method = find(&format!("/shop.Orders/{name}"));
+        assert_eq!(method.service.kind, Kind::Action);
+        assert!(matches!(method.target, Target::Action(found) if found == shape), "{method:?}");
+    }
+}
+
+#[test]
+fn without_a_store_only_actions_are_offered() {
+    assert_eq!(terms(Store::None).supported_entity_types(), [protocol::ACTION]);
+    assert_eq!(
+        terms(Store::InMemory).supported_entity_types(),
+        [protocol::ACTION, protocol::EVENT_SOURCED, protocol::VALUE_ENTITY]
+    );
+}
+
+#[test]
+fn a_library_that_names_no_version_and_marks_keys_the_older_way_is_served_without_the_check() {
+    let text = "message Item { string cart = 1 [(cloudstate.legacy_entity_key) = true]; }
+        service Cart { rpc Add(Item) returns (Item); }";
+    let old = EntitySpec { service_info: None, ..spec(text, vec![entity("shop.Cart")]) };
+    check(&old, &terms(Store::InMemory), &["protocol_minor_version", "0.0"]);
+    let lenient = Terms { protocol_check: false, ..terms(Store::InMemory) };
+    let accepted = judge(&old, &lenient).unwrap();
+    assert!(accepted.routes.find("/shop.Cart/Add").is_some());
+    assert!(accepted.remarks[0].contains("0.0"), "{:?}", accepted.remarks);
+}
+
+#[test]
 fn a_passivation_timeout_counts_when_it_is_above_zero() {
     for (millis, expected) in [(100, Some(Duration::from_millis(100))), (0, None), (-1, None)] {
         let strategy = Strategy::Timeout(TimeoutPassivationStrategy { timeout: millis });
         let passivation_strategy = Some(EntityPassivationStrategy { strategy: Some(strategy) });
         let entity = Entity { passivation_strategy, ..entity("shop.Cart") };
-        let routes = routes(&spec(CART, vec![entity]), &terms(Store::InMemory)).unwrap();
+        let routes = judge(&spec(CART, vec![entity]), &terms(Store::InMemory)).unwrap().routes;
         assert_eq!(routes.find("/shop.Cart/Add").unwrap().service.passivation_timeout, expected);
     }
 }
@@ -85,7 +147,7 @@ fn another_protocol_version_is_refused_unless_the_check_is_off() {
     let silent = EntitySpec { service_info: None, ..future.clone() };
     check(&silent, &terms(Store::InMemory), &["0.0"]);
     let lenient = Terms { protocol_check: false, ..terms(Store::InMemory) };
-    routes(&future, &lenient).unwrap();
+    judge(&future, &lenient).unwrap();
 }
 
 #[test]
@@ -150,5 +212,5 @@ fn storage_names_must_be_usable_and_unique() {
 fn all_problems_are_told_at_once() {
     let odd = Entity { entity_type: "odd".to_owned(), ..entity("shop.Nothing") };
     let spec = EntitySpec { service_info: None, ..spec(CART, vec![odd]) };
-    assert_eq!(routes(&spec, &terms(Store::InMemory)).unwrap_err().len(), 3);
+    assert_eq!(judge(&spec, &terms(Store::InMemory)).unwrap_err().len(), 3);
 }
