@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::cloudstate::{Forward, Metadata, SideEffect};
 
-pub use registry::{Context, Entities};
+pub use registry::{Context, Entities, Orphan};
 
 /// What an entity answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +68,19 @@ pub struct Answer {
     pub effects: Vec<SideEffect>,
     /// What comes then.
     pub then: Then,
+}
+
+impl Answer {
+    /// Whether something is to be carried out for it, even when nobody waits for it any more.
+    pub fn is_to_be_carried_out(&self) -> bool {
+        !self.effects.is_empty() || matches!(self.then, Then::Forward(_))
+    }
+}
+
+impl From<Failure> for Answer {
+    fn from(failure: Failure) -> Self {
+        Self { effects: Vec::new(), then: Then::Fail(failure) }
+    }
 }
 
 /// How a command ends for its caller.

@@ -6,7 +6,10 @@ use api::{
     Chain,
     contract::{NotReady, Store, reason},
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -108,13 +111,16 @@ async fn serve(
     let owner = Owner(uuid::Uuid::now_v7());
     let epoch = journal.claim(shard, owner, &seen).await?.expect("nobody else has this memory");
     let reporter = Reporter::start(&user_function);
+    // Nobody carries out effects yet.
+    let (orphans, _orphaned) = mpsc::channel(1);
     let entities = Entities::new(Context {
         journal: Arc::new(journal),
-        guard: Guard { shard, epoch },
         user_function,
         reporter,
+        orphans,
         limits: config.entities,
     });
+    entities.begin(Guard { shard, epoch });
     let edge = Edge::new(routes, entities.clone(), config.edge);
     let listener = listen(config.listen).await?;
     readiness.send_modify(|now| *now = Ok(()));
@@ -130,7 +136,7 @@ async fn serve(
         readiness.send_modify(|now| *now = Err(draining));
     };
     tokio::join!(draining, connections::serve(listener, answer, stop.clone(), config.drain));
-    if !entities.stop(config.drain).await {
+    if !entities.end(config.drain).await {
         warn!(after = ?config.drain, "entities were cut that were still busy");
     }
     info!("drained");

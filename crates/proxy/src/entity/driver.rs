@@ -21,17 +21,16 @@ use tokio::{
     time::{self, Instant, Sleep},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Status, Streaming};
 use tracing::{debug, info};
 
 use super::{
-    Outcome,
+    Answer,
     event_sourced::{Action, Event, EventSourced, Request, StreamEnd, Ticket, Timer},
     registry::Context,
 };
 use crate::{
-    journal::{self, Append, EntityId, Loaded, Written},
+    journal::{self, Append, EntityId, Guard, Loaded, Written},
     route::Service,
     user_function,
 };
@@ -43,9 +42,11 @@ const OUTBOUND: usize = 16;
 #[derive(Debug)]
 pub(super) enum Inbound {
     /// A command, and where its answer goes.
-    Command(Request, oneshot::Sender<Outcome>),
+    Command(Request, oneshot::Sender<Answer>),
     /// The caller has gone.
     CallerLeft(Ticket),
+    /// Finish what waits, then end.
+    Stop,
 }
 
 /// One entity at work.
@@ -55,8 +56,8 @@ pub(super) struct Driver {
     id: EntityId,
     machine: EventSourced,
     inbox: mpsc::UnboundedReceiver<Inbound>,
-    stop: CancellationToken,
-    callers: HashMap<Ticket, oneshot::Sender<Outcome>>,
+    guard: Guard,
+    callers: HashMap<Ticket, oneshot::Sender<Answer>>,
     history: Option<BoxStream<'static, Result<Loaded, journal::Error>>>,
     outbound: Outbound,
     inbound: UserStream,
@@ -88,7 +89,7 @@ impl Driver {
         service: Arc<Service>,
         id: EntityId,
         inbox: mpsc::UnboundedReceiver<Inbound>,
-        stop: CancellationToken,
+        guard: Guard,
     ) -> Self {
         let in_flight = context.limits.in_flight;
         let machine =
@@ -99,7 +100,7 @@ impl Driver {
             id,
             machine,
             inbox,
-            stop,
+            guard,
             callers: HashMap::new(),
             history: None,
             outbound: Outbound::default(),
@@ -111,7 +112,6 @@ impl Driver {
 
     /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in.
     pub(super) async fn run(mut self, forget: impl Fn(&EntityId, &mut Inbox) -> bool + Send) {
-        let mut stopping = false;
         loop {
             self.outbound.flush();
             let event = tokio::select! {
@@ -128,7 +128,6 @@ impl Driver {
                 event = next_loaded(&mut self.history), if self.outbound.waiting.is_empty() => event,
                 Some(inbound) = self.inbox.recv() => self.take(inbound),
                 () = elapsed(&mut self.timer) => { self.timer = None; Event::TimedOut }
-                () = self.stop.cancelled(), if !stopping => { stopping = true; Event::Stop }
             };
             let mut ended = false;
             for action in self.machine.on(event) {
@@ -151,6 +150,7 @@ impl Driver {
                 self.callers.remove(&ticket);
                 Event::CallerLeft(ticket)
             }
+            Inbound::Stop => Event::Stop,
         }
     }
 
@@ -162,19 +162,14 @@ impl Driver {
             Action::Append { expected, events, snapshot } => {
                 let append = Append {
                     entity: self.id.clone(),
-                    guard: self.context.guard,
+                    guard: self.guard,
                     expected,
                     events,
                     snapshot,
                 };
                 self.append(append);
             }
-            Action::Release(ticket, outcome) => {
-                if let Some(caller) = self.callers.remove(&ticket) {
-                    // A caller that left in this moment needs no answer.
-                    drop(caller.send(outcome));
-                }
-            }
+            Action::Release(ticket, answer) => self.release(ticket, answer),
             Action::HalfClose => {
                 self.history = None;
                 self.outbound.ending = true;
@@ -190,6 +185,17 @@ impl Driver {
             Action::End => {
                 debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive");
             }
+        }
+    }
+
+    /// Hands an answer to its caller, or to whoever carries out what callers that left began.
+    fn release(&mut self, ticket: Ticket, answer: Answer) {
+        let unheard = match self.callers.remove(&ticket) {
+            Some(caller) => caller.send(answer).err(),
+            None => Some(answer),
+        };
+        if let Some(answer) = unheard {
+            self.context.adopt(&self.service, answer);
         }
     }
 

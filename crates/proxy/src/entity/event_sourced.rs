@@ -18,7 +18,7 @@ use protocol::{
     },
 };
 
-use super::{Failure, FailureKind, Outcome, Reply};
+use super::{Answer, Failure, FailureKind, Reply, Then};
 use crate::journal::{Loaded, Sequence, Written};
 
 /// Texts that callers and tests of the original rely on (`docs/protocol.md`, "Failures").
@@ -99,8 +99,8 @@ pub enum Action {
         /// State after the last of them.
         snapshot: Option<Any>,
     },
-    /// Answer a caller.
-    Release(Ticket, Outcome),
+    /// Answer a caller; effects and forward of the answer may begin.
+    Release(Ticket, Answer),
     /// End our side of the stream and let the user function end its own.
     HalfClose,
     /// Let go of stream and reading at once.
@@ -175,7 +175,7 @@ struct Queued {
 #[derive(Debug)]
 struct Unacknowledged {
     ticket: Ticket,
-    outcome: Outcome,
+    answer: Answer,
     /// Whether its own events are still to be written.
     appending: bool,
 }
@@ -339,14 +339,8 @@ impl EventSourced {
         if reply.snapshot.is_some() && reply.events.is_empty() {
             actions.push(self.report("a snapshot came without events and was ignored"));
         }
-        for effect in &reply.side_effects {
-            actions.push(self.report(&format!(
-                "the side effect {}.{} was dropped, since this proxy performs none yet",
-                effect.service_name, effect.command_name
-            )));
-        }
-        let outcome = outcome(reply.client_action);
-        self.unacknowledged.push_back(Unacknowledged { ticket, outcome, appending });
+        let answer = Answer { effects: reply.side_effects, then: then(reply.client_action) };
+        self.unacknowledged.push_back(Unacknowledged { ticket, answer, appending });
         if appending {
             let expected = self.sequence;
             self.sequence = expected.after(reply.events.len());
@@ -366,8 +360,8 @@ impl EventSourced {
     /// Answers callers up to the first whose events are not durable.
     fn release(&mut self, actions: &mut Vec<Action>) {
         while self.unacknowledged.front().is_some_and(|first| !first.appending) {
-            if let Some(Unacknowledged { ticket, outcome, .. }) = self.unacknowledged.pop_front() {
-                actions.push(Action::Release(ticket, outcome));
+            if let Some(Unacknowledged { ticket, answer, .. }) = self.unacknowledged.pop_front() {
+                actions.push(Action::Release(ticket, answer));
             }
         }
     }
@@ -388,7 +382,7 @@ impl EventSourced {
         };
         let failure = Failure::new(FailureKind::Unavailable, detail);
         for Unacknowledged { ticket, .. } in self.unacknowledged.drain(..) {
-            actions.push(Action::Release(ticket, Err(failure.clone())));
+            actions.push(Action::Release(ticket, failure.clone().into()));
         }
         self.fail_outstanding(&failure, actions);
         if matches!(self.phase, Phase::Running | Phase::Awaiting(_)) {
@@ -423,10 +417,11 @@ impl EventSourced {
                 let message = "the user function cannot be reached";
                 actions.push(Action::Release(
                     ticket,
-                    Err(Failure::new(
+                    Failure::new(
                         FailureKind::Unavailable,
                         format!("{}: {message}", text::TERMINATION),
-                    )),
+                    )
+                    .into(),
                 ));
             }
             (_, None) if !closing => self.hand_on(actions),
@@ -440,7 +435,7 @@ impl EventSourced {
         let failure = Failure::new(FailureKind::Unavailable, text::TERMINATION);
         self.queue.retain_mut(|queued| {
             if queued.retried {
-                actions.push(Action::Release(queued.request.ticket, Err(failure.clone())));
+                actions.push(Action::Release(queued.request.ticket, failure.clone().into()));
                 return false;
             }
             queued.retried = true;
@@ -489,13 +484,13 @@ impl EventSourced {
     fn fail_outstanding(&mut self, failure: &Failure, actions: &mut Vec<Action>) {
         if let Phase::Awaiting(ticket) = self.phase {
             self.phase = Phase::Running;
-            actions.push(Action::Release(ticket, Err(failure.clone())));
+            actions.push(Action::Release(ticket, failure.clone().into()));
         }
     }
 
     fn fail_queue(&mut self, failure: &Failure, actions: &mut Vec<Action>) {
         let failed = self.queue.drain(..).map(|queued| queued.request.ticket);
-        actions.extend(failed.map(|ticket| Action::Release(ticket, Err(failure.clone()))));
+        actions.extend(failed.map(|ticket| Action::Release(ticket, failure.clone().into())));
     }
 
     fn report(&self, what: &str) -> Action {
@@ -513,30 +508,20 @@ fn wants_restart(action: Option<&ClientAction>) -> bool {
     matches!(action, Some(client_action::Action::Failure(failure)) if failure.restart)
 }
 
-fn outcome(action: Option<ClientAction>) -> Outcome {
+fn then(action: Option<ClientAction>) -> Then {
     match action.and_then(|action| action.action) {
         Some(client_action::Action::Reply(reply)) => match reply.payload {
             Some(Any { type_url, value }) => {
-                Ok(Reply { type_url, payload: value, metadata: reply.metadata })
+                Then::Reply(Reply { type_url, payload: value, metadata: reply.metadata })
             }
-            None => Err(no_reply()),
+            None => Then::Nothing,
         },
         Some(client_action::Action::Failure(failure)) => {
-            Err(Failure::new(FailureKind::Failed, failure.description))
+            Then::Fail(Failure::new(FailureKind::Failed, failure.description))
         }
-        Some(client_action::Action::Forward(forward)) => Err(Failure::new(
-            FailureKind::Unimplemented,
-            format!(
-                "the entity forwards to {}.{}, and this proxy forwards no commands yet",
-                forward.service_name, forward.command_name
-            ),
-        )),
-        None => Err(no_reply()),
+        Some(client_action::Action::Forward(forward)) => Then::Forward(forward),
+        None => Then::Nothing,
     }
-}
-
-fn no_reply() -> Failure {
-    Failure::new(FailureKind::Internal, "the user function sent no reply")
 }
 
 #[cfg(test)]

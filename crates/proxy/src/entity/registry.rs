@@ -4,28 +4,31 @@ use std::{
     collections::HashMap,
     hash::{BuildHasher as _, RandomState},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
+use bytes::Bytes;
 use protocol::{Any, cloudstate::Metadata};
 use tokio::{
-    sync::{Semaphore, mpsc, oneshot},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    task::AbortHandle,
     time,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::{
-    Answer, Failure, FailureKind, Limits, Outcome, Then,
+    Answer, Failure, FailureKind, Limits, Then,
     driver::{Driver, Inbound, Inbox},
     event_sourced::{Request, Ticket},
 };
 use crate::{
     journal::{EntityId, Guard, Store},
     report::Reporter,
-    route::{Method, Target},
+    route::{Method, Service, Target},
     user_function::UserFunction,
 };
 
@@ -37,14 +40,42 @@ const PARTS: usize = 64;
 pub struct Context {
     /// Where events live.
     pub journal: Arc<dyn Store>,
-    /// The term under which this proxy owns its entities.
-    pub guard: Guard,
     /// Who runs the entities' code.
     pub user_function: UserFunction,
     /// Who hears of what the user function does wrong.
     pub reporter: Reporter,
+    /// Who carries out what is left of commands whose callers have gone.
+    pub orphans: mpsc::Sender<Orphan>,
     /// The bounds.
     pub limits: Limits,
+}
+
+/// What an entity said to a command whose caller has gone: its effects and its forward are owed all
+/// the same, since what they follow from is durable.
+#[derive(Debug)]
+pub struct Orphan {
+    /// Whose entity said it.
+    pub service: Arc<Service>,
+    /// What it said; only effects and a forward are of interest still.
+    pub answer: Answer,
+}
+
+impl Context {
+    /// Passes on an answer that nobody waits for, unless nothing follows from it.
+    pub(super) fn adopt(&self, service: &Arc<Service>, answer: Answer) {
+        if !answer.is_to_be_carried_out() {
+            return;
+        }
+        let orphan = Orphan { service: Arc::clone(service), answer };
+        if let Err(refused) = self.orphans.try_send(orphan) {
+            let Orphan { service, answer } = refused.into_inner();
+            warn!(
+                service = service.name,
+                effects = answer.effects.len(),
+                "effects of a command whose caller left were dropped: too many wait"
+            );
+        }
+    }
 }
 
 /// All open entities; clones share them.
@@ -56,12 +87,24 @@ pub struct Entities {
 
 struct Shared {
     context: Arc<Context>,
-    parts: Box<[Mutex<HashMap<EntityId, Handle>>]>,
+    parts: Box<[Mutex<HashMap<EntityId, Open>>]>,
     hasher: RandomState,
     open: AtomicUsize,
     tickets: AtomicU64,
-    stop: CancellationToken,
+    /// While this proxy owns its entities.
+    tenure: RwLock<Option<Tenure>>,
+}
+
+/// A term of ownership.
+struct Tenure {
+    guard: Guard,
     drivers: TaskTracker,
+}
+
+/// One open entity.
+struct Open {
+    handle: Handle,
+    task: AbortHandle,
 }
 
 /// The way in to one open entity.
@@ -73,7 +116,7 @@ struct Handle {
 }
 
 impl Entities {
-    /// No entity is open yet.
+    /// No entity is open yet, and none can be before [`Self::begin`].
     pub fn new(context: Context) -> Self {
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
         let shared = Shared {
@@ -82,36 +125,120 @@ impl Entities {
             hasher: RandomState::new(),
             open: AtomicUsize::new(0),
             tickets: AtomicU64::new(0),
-            stop: CancellationToken::new(),
-            drivers: TaskTracker::new(),
+            tenure: RwLock::default(),
         };
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Begins a term of ownership: from here on entities are opened, and write under this guard.
+    pub fn begin(&self, guard: Guard) {
+        let tenure = Tenure { guard, drivers: TaskTracker::new() };
+        *self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner) = Some(tenure);
+    }
+
+    /// Ends the term of ownership: commands are refused from here on; every entity may finish what
+    /// waits for it and end its stream for as long as `limit`, and is dropped then. Gives whether
+    /// all finished. No entity is open when this returns.
+    pub async fn end(&self, limit: Duration) -> bool {
+        let tenure = self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Tenure { drivers, .. }) = tenure else { return true };
+        drivers.close();
+        self.shared.for_each(|open| drop(open.handle.inbox.send(Inbound::Stop)));
+        let finished = time::timeout(limit, drivers.wait()).await.is_ok();
+        if !finished {
+            self.shared.for_each(|open| open.task.abort());
+            drivers.wait().await;
+        }
+        self.shared.clear();
+        finished
     }
 
     /// Has a command carried out by the entity that it names.
     ///
     /// # Cancel safety
     /// A dropped call gives up its place in the queue; what the user function has seen already is
-    /// carried out all the same.
+    /// carried out all the same, and what follows from it goes to [`Context::orphans`].
     pub async fn call(
         &self,
         method: &Method,
-        payload: bytes::Bytes,
+        payload: Bytes,
         metadata: Option<Metadata>,
     ) -> Answer {
-        let then = match self.outcome(method, payload, metadata).await {
-            Ok(reply) => Then::Reply(reply),
-            Err(failure) => Then::Fail(failure),
+        let mut caller = match self.deliver(method, payload, metadata) {
+            Ok(caller) => caller,
+            Err(failure) => return failure.into(),
         };
-        Answer { effects: Vec::new(), then }
+        let Some(answer) = caller.answer().await else {
+            let gone = "the entity ended without an answer";
+            return Failure::new(FailureKind::Unavailable, gone).into();
+        };
+        if let Then::Reply(reply) = &answer.then
+            && reply.type_url != method.output_type_url
+        {
+            self.shared.context.reporter.report(format!(
+                "Warning: {}.{} replied with {:?} where its output is {:?}",
+                method.service.name, method.name, reply.type_url, method.output_type_url
+            ));
+        }
+        answer
     }
 
-    async fn outcome(
+    /// Puts a command into the inbox of its entity, which is opened when it is not.
+    fn deliver(
         &self,
         method: &Method,
-        payload: bytes::Bytes,
+        payload: Bytes,
         metadata: Option<Metadata>,
-    ) -> Outcome {
+    ) -> Result<Caller, Failure> {
+        let (id, request) = self.request(method, payload, metadata)?;
+        let limits = &self.shared.context.limits;
+        let tenure = self.shared.tenure.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(tenure) = &*tenure else {
+            let text = "this proxy does not own its entities at the moment";
+            return Err(Failure::new(FailureKind::Unavailable, text));
+        };
+        let mut part = self.shared.part(&id);
+        let handle = match part.get(&id) {
+            Some(open) if !open.handle.inbox.is_closed() => open.handle.clone(),
+            found => {
+                // A driver that panicked left its entry behind.
+                let reopened = found.is_some();
+                if !reopened && self.shared.open.load(Ordering::Relaxed) >= limits.entities {
+                    return Err(Failure::new(
+                        FailureKind::ResourceExhausted,
+                        format!("{} entities are open, which is the limit", limits.entities),
+                    ));
+                }
+                let open = self.open(method, &id, tenure);
+                let handle = open.handle.clone();
+                if part.insert(id, open).is_none() {
+                    self.shared.open.fetch_add(1, Ordering::Relaxed);
+                }
+                handle
+            }
+        };
+        let Ok(place) = Arc::clone(&handle.places).try_acquire_owned() else {
+            return Err(Failure::new(
+                FailureKind::ResourceExhausted,
+                format!("{} commands wait for this entity, which is the limit", limits.queue),
+            ));
+        };
+        let ticket = request.ticket;
+        let (answer, answered) = oneshot::channel();
+        // Sent under the lock, so that commands keep the order in which they came.
+        drop(handle.inbox.send(Inbound::Command(request, answer)));
+        let context = Arc::clone(&self.shared.context);
+        let service = Arc::clone(&method.service);
+        Ok(Caller { answered, ticket, handle, _place: place, context, service })
+    }
+
+    /// The command, and the entity that it is for.
+    fn request(
+        &self,
+        method: &Method,
+        payload: Bytes,
+        metadata: Option<Metadata>,
+    ) -> Result<(EntityId, Request), Failure> {
         let Target::Entity(key) = &method.target else {
             let text = format!("{}.{} is no entity's method", method.service.name, method.name);
             return Err(Failure::new(FailureKind::Internal, text));
@@ -125,63 +252,10 @@ impl Entities {
         let id = EntityId { persistence_id: method.service.persistence_id.clone(), key };
         let ticket = self.shared.tickets.fetch_add(1, Ordering::Relaxed);
         let payload = Any { type_url: method.input_type_url.clone(), value: payload };
-        let request = Request { ticket, name: method.name.clone(), payload, metadata };
-        let (answer, answered) = oneshot::channel();
-        let handle = self.deliver(method, id, request, answer)?;
-        let mut caller = Caller { handle: Some(handle), ticket };
-        let outcome = answered.await;
-        caller.handle = None;
-        let gone = || Failure::new(FailureKind::Unavailable, "the entity ended without an answer");
-        let reply = outcome.map_err(|_closed| gone())??;
-        if reply.type_url != method.output_type_url {
-            self.shared.context.reporter.report(format!(
-                "Warning: {}.{} replied with {:?} where its output is {:?}",
-                method.service.name, method.name, reply.type_url, method.output_type_url
-            ));
-        }
-        Ok(reply)
+        Ok((id, Request { ticket, name: method.name.clone(), payload, metadata }))
     }
 
-    /// Puts a command into the inbox of its entity, which is opened when it is not.
-    fn deliver(
-        &self,
-        method: &Method,
-        id: EntityId,
-        request: Request,
-        answer: oneshot::Sender<Outcome>,
-    ) -> Result<(Handle, tokio::sync::OwnedSemaphorePermit), Failure> {
-        let limits = &self.shared.context.limits;
-        let mut part = self.shared.part(&id);
-        let handle = match part.get(&id) {
-            Some(handle) if !handle.inbox.is_closed() => handle.clone(),
-            found => {
-                // A driver that panicked left its entry behind.
-                let reopened = found.is_some();
-                if !reopened && self.shared.open.load(Ordering::Relaxed) >= limits.entities {
-                    return Err(Failure::new(
-                        FailureKind::ResourceExhausted,
-                        format!("{} entities are open, which is the limit", limits.entities),
-                    ));
-                }
-                let handle = self.open(method, &id);
-                if part.insert(id, handle.clone()).is_none() {
-                    self.shared.open.fetch_add(1, Ordering::Relaxed);
-                }
-                handle
-            }
-        };
-        let Ok(place) = Arc::clone(&handle.places).try_acquire_owned() else {
-            return Err(Failure::new(
-                FailureKind::ResourceExhausted,
-                format!("{} commands wait for this entity, which is the limit", limits.queue),
-            ));
-        };
-        // Sent under the lock, so that commands keep the order in which they came.
-        drop(handle.inbox.send(Inbound::Command(request, answer)));
-        Ok((handle, place))
-    }
-
-    fn open(&self, method: &Method, id: &EntityId) -> Handle {
+    fn open(&self, method: &Method, id: &EntityId, tenure: &Tenure) -> Open {
         let (inbox, receiver) = mpsc::unbounded_channel();
         let shared = Arc::clone(&self.shared);
         let driver = Driver::new(
@@ -189,22 +263,16 @@ impl Entities {
             Arc::clone(&method.service),
             id.clone(),
             receiver,
-            shared.stop.child_token(),
+            tenure.guard,
         );
-        self.shared.drivers.spawn(driver.run(move |id, inbox| shared.forget(id, inbox)));
-        Handle { inbox, places: Arc::new(Semaphore::new(self.shared.context.limits.queue)) }
-    }
-
-    /// Lets every entity finish what waits for it and end its stream, for as long as `limit`.
-    pub async fn stop(&self, limit: Duration) -> bool {
-        self.shared.stop.cancel();
-        self.shared.drivers.close();
-        time::timeout(limit, self.shared.drivers.wait()).await.is_ok()
+        let driver = tenure.drivers.spawn(driver.run(move |id, inbox| shared.forget(id, inbox)));
+        let places = Arc::new(Semaphore::new(self.shared.context.limits.queue));
+        Open { handle: Handle { inbox, places }, task: driver.abort_handle() }
     }
 }
 
 impl Shared {
-    fn part(&self, id: &EntityId) -> MutexGuard<'_, HashMap<EntityId, Handle>> {
+    fn part(&self, id: &EntityId) -> MutexGuard<'_, HashMap<EntityId, Open>> {
         let at = usize::try_from(self.hasher.hash_one(id) % PARTS as u64).unwrap_or_default();
         self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -215,23 +283,56 @@ impl Shared {
         if !inbox.is_empty() {
             return false;
         }
-        part.remove(id);
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        if part.remove(id).is_some() {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
         true
+    }
+
+    fn for_each(&self, mut visit: impl FnMut(&Open)) {
+        for part in &self.parts {
+            part.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(&mut visit);
+        }
+    }
+
+    /// Removes what drivers that were cut have left.
+    fn clear(&self) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            self.open.fetch_sub(part.len(), Ordering::Relaxed);
+            part.clear();
+        }
     }
 }
 
 /// A caller that waits; gives up its place when it is dropped.
 struct Caller {
-    handle: Option<(Handle, tokio::sync::OwnedSemaphorePermit)>,
+    answered: oneshot::Receiver<Answer>,
     ticket: Ticket,
+    handle: Handle,
+    _place: OwnedSemaphorePermit,
+    context: Arc<Context>,
+    service: Arc<Service>,
+}
+
+impl Caller {
+    /// The answer; none when the entity ended without one.
+    async fn answer(&mut self) -> Option<Answer> {
+        (&mut self.answered).await.ok()
+    }
 }
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        if let Some((handle, _place)) = self.handle.take() {
+        if self.answered.is_terminated() {
+            return;
+        }
+        self.answered.close();
+        match self.answered.try_recv() {
+            // It came while the caller was leaving.
+            Ok(answer) => self.context.adopt(&self.service, answer),
             // An entity that has ended needs no word of it.
-            drop(handle.inbox.send(Inbound::CallerLeft(self.ticket)));
+            Err(_empty) => drop(self.handle.inbox.send(Inbound::CallerLeft(self.ticket))),
         }
     }
 }

@@ -69,9 +69,9 @@ impl World {
             Action::Append { expected, events, .. } => {
                 self.appends.push_back((expected.0, events.len() as u64));
             }
-            Action::Release(ticket, outcome) => {
+            Action::Release(ticket, answer) => {
                 assert!(self.waiting.remove(&ticket), "ticket {ticket} was answered twice");
-                if let Ok(reply) = outcome {
+                if let Then::Reply(reply) = answer.then {
                     let shown = u64::from_be_bytes(reply.payload.as_ref().try_into().unwrap());
                     assert!(
                         shown <= self.journal,

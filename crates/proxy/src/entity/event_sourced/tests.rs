@@ -36,13 +36,20 @@ fn says(reply: EventSourcedReply) -> Event {
     Event::Message(Some(stream_out::Message::Reply(reply)))
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "reads as the outcome that it is")]
-fn ok(text: &str) -> Outcome {
-    Ok(Reply { type_url: "type".to_owned(), payload: text.to_owned().into(), metadata: None })
+fn ok(text: &str) -> Answer {
+    let (type_url, payload) = ("type".to_owned(), text.to_owned().into());
+    let then = Then::Reply(Reply { type_url, payload, metadata: None });
+    Answer { effects: Vec::new(), then }
 }
 
-fn failed(kind: FailureKind, text: &str) -> Outcome {
-    Err(Failure::new(kind, text))
+fn failed(kind: FailureKind, text: &str) -> Answer {
+    Failure::new(kind, text).into()
+}
+
+#[track_caller]
+fn kind(answer: &Answer) -> FailureKind {
+    let Then::Fail(failure) = &answer.then else { panic!("{answer:?}") };
+    failure.kind
 }
 
 /// A machine that has just been activated without any history, with `in_flight` places.
@@ -59,11 +66,11 @@ fn awaiting() -> EventSourced {
     machine
 }
 
-fn released(actions: &[Action]) -> Vec<(Ticket, Outcome)> {
+fn released(actions: &[Action]) -> Vec<(Ticket, Answer)> {
     let mut released = Vec::new();
     for action in actions {
-        if let Action::Release(ticket, outcome) = action {
-            released.push((*ticket, outcome.clone()));
+        if let Action::Release(ticket, answer) = action {
+            released.push((*ticket, answer.clone()));
         }
     }
     released
@@ -163,8 +170,8 @@ fn a_lost_write_fails_everything_in_flight_and_the_queue_starts_over() {
         let actions = machine.on(Event::Written(lost));
         let failures = released(&actions);
         assert_eq!(failures.iter().map(|(ticket, _)| *ticket).collect::<Vec<_>>(), [1, 2]);
-        for (_, outcome) in failures {
-            assert_eq!(outcome.unwrap_err().kind, FailureKind::Unavailable);
+        for (_, answer) in failures {
+            assert_eq!(kind(&answer), FailureKind::Unavailable);
         }
         assert!(actions.contains(&Action::HalfClose));
         let actions = machine.on(Event::StreamEnded(StreamEnd::Ended));
@@ -241,8 +248,8 @@ fn a_stream_that_ends_under_a_command_fails_it_and_those_behind_it() {
 fn a_user_function_that_was_never_reached_is_unavailable() {
     let mut machine = awaiting();
     let actions = machine.on(Event::StreamEnded(StreamEnd::NeverReached));
-    let (ticket, outcome) = released(&actions).remove(0);
-    assert_eq!((ticket, outcome.unwrap_err().kind), (1, FailureKind::Unavailable));
+    let (ticket, answer) = released(&actions).remove(0);
+    assert_eq!((ticket, kind(&answer)), (1, FailureKind::Unavailable));
 }
 
 #[test]
@@ -313,8 +320,8 @@ fn a_command_without_an_answer_ends_the_activation() {
     let mut machine = awaiting();
     machine.on(request(2));
     let actions = machine.on(Event::TimedOut);
-    let (ticket, outcome) = released(&actions).remove(0);
-    assert_eq!((ticket, outcome.unwrap_err().kind), (1, FailureKind::DeadlineExceeded));
+    let (ticket, answer) = released(&actions).remove(0);
+    assert_eq!((ticket, kind(&answer)), (1, FailureKind::DeadlineExceeded));
     assert!(actions.contains(&Action::Abort) && actions.contains(&Action::Load), "{actions:?}");
 }
 
@@ -364,18 +371,46 @@ fn a_snapshot_without_events_is_ignored_and_reported() {
 }
 
 #[test]
-fn what_this_proxy_does_not_do_is_said() {
-    let forward = client_action::Action::Forward(Forward::default());
-    let effect = SideEffect { service_name: "S".to_owned(), ..SideEffect::default() };
-    let odd = EventSourcedReply { side_effects: vec![effect], ..reply(1, forward, &[]) };
-    let actions = awaiting().on(says(odd));
-    assert!(matches!(actions[0], Action::Report(_)), "{actions:?}");
-    assert_eq!(released(&actions)[0].1.clone().unwrap_err().kind, FailureKind::Unimplemented);
+fn effects_and_forwards_leave_only_when_the_events_before_them_are_durable() {
+    let mut machine = awaiting();
+    machine.on(request(2));
+    let forward = Forward { service_name: "S".to_owned(), ..Forward::default() };
+    let effect = SideEffect { service_name: "T".to_owned(), ..SideEffect::default() };
+    machine.on(says(reply(1, answer("one"), &["e"])));
+    let action = client_action::Action::Forward(forward.clone());
+    let forwarding =
+        EventSourcedReply { side_effects: vec![effect.clone()], ..reply(2, action, &[]) };
+    assert_eq!(released(&machine.on(says(forwarding))), []);
+    let actions = machine.on(Event::Written(Written::Committed));
+    let forwarded = Answer { effects: vec![effect], then: Then::Forward(forward) };
+    assert_eq!(released(&actions), [(1, ok("one")), (2, forwarded)]);
 }
 
 #[test]
-fn a_reply_without_an_answer_is_an_internal_failure() {
+fn a_failure_with_restart_keeps_its_effects() {
+    let effect = SideEffect { service_name: "T".to_owned(), ..SideEffect::default() };
+    let regret = EventSourcedReply {
+        side_effects: vec![effect.clone()],
+        ..reply(1, failure("no", true), &["e"])
+    };
+    let actions = awaiting().on(says(regret));
+    let then = Then::Fail(Failure::new(FailureKind::Failed, "no"));
+    assert_eq!(released(&actions), [(1, Answer { effects: vec![effect], then })]);
+}
+
+#[test]
+fn a_lost_write_takes_the_effects_behind_it_with_it() {
+    let mut machine = awaiting();
+    let effects = vec![SideEffect::default()];
+    let odd = EventSourcedReply { side_effects: effects, ..reply(1, answer("one"), &["e"]) };
+    machine.on(says(odd));
+    let actions = machine.on(Event::Written(Written::Fenced));
+    assert!(released(&actions)[0].1.effects.is_empty(), "{actions:?}");
+}
+
+#[test]
+fn a_reply_without_an_answer_says_nothing() {
     let empty = EventSourcedReply { command_id: 1, ..EventSourcedReply::default() };
     let actions = awaiting().on(says(empty));
-    assert_eq!(released(&actions)[0].1.clone().unwrap_err().kind, FailureKind::Internal);
+    assert_eq!(released(&actions)[0].1.then, Then::Nothing);
 }
