@@ -10,9 +10,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail, ensure};
+use xshell::Shell;
 
 use crate::{
     e2e::{self, Cluster},
+    host, layout,
+    progress::Progress,
     run::cargo,
     tidy,
 };
@@ -46,6 +49,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
             check(root, &[&clippy[..], &["--", "--deny", "warnings"]].concat())
         }),
         step("tidy", |_| tidy::run(root)),
+        step("servers", |_| install_servers()),
         step("tests", |tally| cargo_test(root, tally)),
         step("cluster", |_| {
             cluster = Some(Cluster::prepare()?);
@@ -104,6 +108,16 @@ fn check(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
     let status = cargo(root).args(arguments).status().context("cannot run cargo")?;
     ensure!(status.success(), "cargo {} says no", arguments.join(" "));
     Ok(())
+}
+
+/// What tests run against comes from Debian's archive.
+fn install_servers() -> anyhow::Result<()> {
+    let postgres = format!("{}/postgres", testbed::postgres::PROGRAMS);
+    host::ensure_packages(
+        &Shell::new()?,
+        &Progress::start(layout::logs())?,
+        &[(testbed::postgres::PACKAGE, &postgres)],
+    )
 }
 
 /// Every test of the workspace, shown as it runs and counted.

@@ -79,8 +79,15 @@ const ROOMS: &[Room] = &[
         default_features: true,
     },
     Room {
-        name: "xtask",
+        name: "testbed",
         ours: &["api", "protocol"],
+        others: None,
+        never: KUBERNETES,
+        default_features: true,
+    },
+    Room {
+        name: "xtask",
+        ours: &["api", "protocol", "testbed"],
         others: None,
         never: &[],
         default_features: true,

@@ -1,0 +1,3 @@
+//! Real parts for tests, measurements and chaos. Nothing here ships.
+
+pub mod postgres;
