@@ -104,6 +104,26 @@ pub mod env {
     pub const SIDECAR_JVM_MEMORY: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
     /// The store's kind; see [`super::Store`].
     pub const STORE: &str = "CLOUDSTATE_STORE";
+    /// Host name or address of Postgres.
+    pub const POSTGRES_SERVICE: &str = "POSTGRES_SERVICE";
+    /// Port of Postgres; 5432 unless set.
+    pub const POSTGRES_PORT: &str = "POSTGRES_PORT";
+    /// Database in Postgres.
+    pub const POSTGRES_DATABASE: &str = "POSTGRES_DATABASE";
+    /// Role to log in as.
+    pub const POSTGRES_USERNAME: &str = "POSTGRES_USERNAME";
+    /// Password of that role.
+    pub const POSTGRES_PASSWORD: &str = "POSTGRES_PASSWORD";
+    /// Schema for our tables; the role's own unless set.
+    pub const POSTGRES_SCHEMA: &str = "POSTGRES_SCHEMA";
+    /// Whether and how far TLS is insisted on, in the words of libpq's `sslmode`.
+    pub const POSTGRES_SSL_MODE: &str = "POSTGRES_SSL_MODE";
+    /// File with the certificates that the server's must lead to.
+    pub const POSTGRES_SSL_ROOT_CERT: &str = "POSTGRES_SSL_ROOT_CERT";
+    /// File with our certificate.
+    pub const POSTGRES_SSL_CERT: &str = "POSTGRES_SSL_CERT";
+    /// File with the key to our certificate.
+    pub const POSTGRES_SSL_KEY: &str = "POSTGRES_SSL_KEY";
     /// The pod's grace period in seconds, when the pod sets one.
     pub const TERMINATION_GRACE_PERIOD_SECONDS: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
     /// Name of the pod.
@@ -193,17 +213,23 @@ pub enum Store {
     None,
     /// A journal in the proxy's memory, gone with the process.
     InMemory,
+    /// A file beside the proxy; for work without Kubernetes.
+    Sqlite,
+    /// A Postgres database, reached as the variables `POSTGRES_…` say.
+    Postgres,
 }
 
 impl Store {
     /// Every store that can be named, for error messages.
-    pub const ALL: [Self; 2] = [Self::None, Self::InMemory];
+    pub const ALL: [Self; 4] = [Self::None, Self::InMemory, Self::Sqlite, Self::Postgres];
 
     /// The value of [`env::STORE`].
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
             Self::InMemory => "in-memory",
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgres",
         }
     }
 

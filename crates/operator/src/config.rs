@@ -96,6 +96,7 @@ pub(crate) struct Proxy {
 pub(crate) struct Images {
     pub(crate) no_store: String,
     pub(crate) in_memory: String,
+    pub(crate) postgres: String,
 }
 
 impl Default for Settings {
@@ -105,7 +106,11 @@ impl Default for Settings {
             admin: Admin { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) },
             concurrency: 16,
             proxy: Proxy {
-                image: Images { no_store: image.to_owned(), in_memory: image.to_owned() },
+                image: Images {
+                    no_store: image.to_owned(),
+                    in_memory: image.to_owned(),
+                    postgres: image.to_owned(),
+                },
             },
         }
     }
@@ -178,8 +183,12 @@ fn check(settings: &Settings) -> Result<(), Error> {
         let value = settings.concurrency.to_string();
         return Err(Error::OutOfRange { key: "concurrency", value, wanted: "1 or more" });
     }
-    let Images { no_store, in_memory } = &settings.proxy.image;
-    for (key, image) in [("proxy.image.no-store", no_store), ("proxy.image.in-memory", in_memory)] {
+    let Images { no_store, in_memory, postgres } = &settings.proxy.image;
+    for (key, image) in [
+        ("proxy.image.no-store", no_store),
+        ("proxy.image.in-memory", in_memory),
+        ("proxy.image.postgres", postgres),
+    ] {
         if image.trim().is_empty() {
             return Err(Error::OutOfRange { key, value: format!("{image:?}"), wanted: "an image" });
         }

@@ -58,6 +58,7 @@ pub(crate) async fn run(
         settings: translate::Settings {
             image_no_store: settings.proxy.image.no_store.clone(),
             image_in_memory: settings.proxy.image.in_memory.clone(),
+            image_postgres: settings.proxy.image.postgres.clone(),
         },
         caches: caches.clone(),
         failures: Failures::default(),

@@ -17,14 +17,17 @@ pub struct Settings {
     pub image_no_store: String,
     /// Image of the sidecar of services with a store of type `InMemory`.
     pub image_in_memory: String,
+    /// Image of the sidecar of services with a store of type `Postgres`.
+    pub image_postgres: String,
 }
 
 impl Settings {
     /// The sidecar's image for that store.
     pub fn image(&self, store: Store) -> &str {
         match store {
-            Store::None => &self.image_no_store,
+            Store::None | Store::Sqlite => &self.image_no_store,
             Store::InMemory => &self.image_in_memory,
+            Store::Postgres => &self.image_postgres,
         }
     }
 }

@@ -27,8 +27,10 @@ pub fn validate_store(object: &StatefulStore) -> Result<Store, Problem> {
 /// What `spec.type` says for that store; nothing for none.
 pub fn store_type(store: Store) -> &'static str {
     match store {
-        Store::None => "",
+        // A file beside a proxy is none of what a cluster has.
+        Store::None | Store::Sqlite => "",
         Store::InMemory => "InMemory",
+        Store::Postgres => "Postgres",
     }
 }
 

@@ -17,6 +17,7 @@ fn settings() -> Settings {
     Settings {
         image_no_store: "registry.example/sidecar:1".to_owned(),
         image_in_memory: "registry.example/sidecar:1".to_owned(),
+        image_postgres: "registry.example/sidecar:1".to_owned(),
     }
 }
 

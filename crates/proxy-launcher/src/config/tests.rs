@@ -45,7 +45,7 @@ fn every_problem_is_reported_at_once_with_name_value_and_way_out() {
         [
             "InvalidDuration: CLOUDSTATE_LAUNCHER_BACKOFF_MAX is \"250\", expected a whole number with one \
              unit of ms, s, m or h, at most 24h, such as 500ms; set it so, or leave it out for the default 30s",
-            "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory; set it so, or \
+            "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory, sqlite, postgres; set it so, or \
              leave it out",
             "PortOutOfRange: HTTP_PORT is \"0\", expected a port from 1 to 65535; set it so, or leave it out \
              for the default 8013",
