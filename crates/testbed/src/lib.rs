@@ -1,3 +1,6 @@
 //! Real parts for tests, measurements and chaos. Nothing here ships.
 
+pub mod counter;
 pub mod postgres;
+pub mod process;
+pub mod proxy;
