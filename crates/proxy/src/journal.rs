@@ -4,12 +4,14 @@
 //! store itself compares both in the write, so a proxy that lost its place can never get a write
 //! accepted, whatever it believes (`docs/promises.md`, I2 and I4).
 
+pub mod batch;
 mod memory;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use protocol::Any;
 
+pub use batch::Batcher;
 pub use memory::Memory;
 
 /// Names one entity in the journal.
@@ -51,6 +53,14 @@ impl Sequence {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version(pub u64);
 
+impl Version {
+    /// The version that one write on top of this one makes.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
 /// What every write carries, and the store compares: the term of ownership of its writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Guard {
@@ -82,8 +92,11 @@ pub struct Put {
     pub entity: EntityId,
     /// Under which ownership.
     pub guard: Guard,
-    /// The version that the writer knows of; this write makes the next one.
+    /// The version that the writer knows of.
     pub expected: Version,
+    /// The version that this write makes: the one after, or a later one when the write stands for
+    /// several that became one on their way.
+    pub next: Version,
     /// Absent to delete the value.
     pub value: Option<Any>,
 }

@@ -18,7 +18,7 @@ use crate::{
     config::Config,
     discovery::{self, Refused},
     entity::{Context, Entities},
-    journal::{self, Epochs as _, Guard, Memory, Owner, Shard},
+    journal::{self, Batcher, Epochs as _, Guard, Memory, Owner, Shard},
     report::Reporter,
     route::Routes,
     serve::{Edge, connections},
@@ -111,10 +111,12 @@ async fn serve(
     let owner = Owner(uuid::Uuid::now_v7());
     let epoch = journal.claim(shard, owner, &seen).await?.expect("nobody else has this memory");
     let reporter = Reporter::start(&user_function);
+    let journal: Arc<dyn journal::Store> = Arc::new(journal);
     // Nobody carries out effects yet.
     let (orphans, _orphaned) = mpsc::channel(1);
     let entities = Entities::new(Context {
-        journal: Arc::new(journal),
+        writes: Batcher::new(&journal, config.entities.append),
+        journal,
         user_function,
         reporter,
         orphans,

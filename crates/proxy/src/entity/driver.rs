@@ -167,7 +167,7 @@ impl Driver {
                     events,
                     snapshot,
                 };
-                self.append(append);
+                self.appends.push_back(self.context.writes.append(append).boxed());
             }
             Action::Release(ticket, answer) => self.release(ticket, answer),
             Action::HalfClose => {
@@ -208,18 +208,6 @@ impl Driver {
             async move { Ok(client.handle(ReceiverStream::new(receiver)).await?.into_inner()) }
                 .boxed(),
         );
-    }
-
-    fn append(&mut self, append: Append) {
-        let (journal, limit) = (Arc::clone(&self.context.journal), self.context.limits.append);
-        let write = async move {
-            let late = || Written::Unknown(format!("no answer within {} s", limit.as_secs()));
-            match time::timeout(limit, journal.append(vec![append])).await {
-                Ok(mut written) => written.pop().unwrap_or_else(late),
-                Err(_elapsed) => late(),
-            }
-        };
-        self.appends.push_back(write.boxed());
     }
 
     fn arm(&mut self, timer: Timer) {

@@ -26,7 +26,7 @@ use super::{
     event_sourced::{Request, Ticket},
 };
 use crate::{
-    journal::{EntityId, Guard, Store},
+    journal::{Batcher, EntityId, Guard, Store},
     report::Reporter,
     route::{Method, Service, Target},
     user_function::UserFunction,
@@ -40,6 +40,8 @@ const PARTS: usize = 64;
 pub struct Context {
     /// Where events live.
     pub journal: Arc<dyn Store>,
+    /// The way of writes there.
+    pub writes: Batcher,
     /// Who runs the entities' code.
     pub user_function: UserFunction,
     /// Who hears of what the user function does wrong.

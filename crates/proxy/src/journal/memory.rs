@@ -169,7 +169,7 @@ impl State {
         if *version != put.expected {
             return Written::Conflict;
         }
-        version.0 += 1;
+        *version = put.next;
         *value = put.value;
         Written::Committed
     }
