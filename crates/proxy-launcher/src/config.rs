@@ -31,6 +31,7 @@ const STABLE_AFTER: &str = "CLOUDSTATE_LAUNCHER_STABLE_AFTER";
 const BUDGET: &str = "CLOUDSTATE_LAUNCHER_BUDGET";
 const BUDGET_WINDOW: &str = "CLOUDSTATE_LAUNCHER_BUDGET_WINDOW";
 const START_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_START_TIMEOUT";
+const HANG_AFTER: &str = "CLOUDSTATE_LAUNCHER_HANG_AFTER";
 const DRAIN_PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
 const DRAIN_KILL_MARGIN: &str = "CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN";
 const LOG_LEVEL: &str = "CLOUDSTATE_LAUNCHER_LOG_LEVEL";
@@ -101,6 +102,8 @@ pub struct Supervise {
     pub budget_window: Duration,
     /// How long a started proxy may stay silent; zero is for ever.
     pub start_timeout: Duration,
+    /// How long a proxy that has answered before may be silent; zero is for ever.
+    pub hang_after: Duration,
 }
 
 /// How the proxy is stopped.
@@ -206,6 +209,7 @@ fn read_supervise(reader: &mut Reader) -> Supervise {
         budget: reader.read(BUDGET, "5", value::count),
         budget_window: reader.read(BUDGET_WINDOW, "10m", value::pause),
         start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
+        hang_after: reader.read(HANG_AFTER, "20s", value::duration),
     };
     let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);
     if sound && supervise.backoff_initial > supervise.backoff_max {

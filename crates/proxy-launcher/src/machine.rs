@@ -19,7 +19,10 @@ use crate::{
     health::{Answer, Health},
 };
 
-/// How long a proxy that never answered may take to leave, before it is killed and tried again.
+/// Without any event for so long this process itself was stopped, e.g. by SIGSTOP or a paused machine: the
+/// prober alone makes one every two seconds. What was counted before says nothing about the proxy then.
+const FROZEN: Duration = Duration::from_secs(4);
+/// How long a proxy that does not answer may take to leave, before it is killed and tried again.
 const SILENT_STOP: Duration = Duration::from_secs(5);
 /// How long a killed process may take to vanish. Only the kernel can hold it up, e.g. in a stuck write.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
@@ -84,7 +87,16 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Leave,
-    StartAgain,
+    StartAgain(Silence),
+}
+
+/// Why a proxy that lives is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Silence {
+    /// It has never answered.
+    FromTheStart,
+    /// It answered once, and hangs.
+    Hang,
 }
 
 /// Decides when the proxy is started, stopped and given up, and what the probes hear.
@@ -95,6 +107,9 @@ pub struct Machine {
     state: State,
     generation: u64,
     answer: Answer,
+    /// Since when a running proxy has not answered.
+    silent_since: Option<Duration>,
+    last_event_at: Duration,
     restarts: Restarts,
 }
 
@@ -108,6 +123,8 @@ impl Machine {
             state: State::Backoff { until: Duration::ZERO, last: None },
             generation: 0,
             answer: Answer::Ready,
+            silent_since: None,
+            last_event_at: Duration::ZERO,
         }
     }
 
@@ -147,6 +164,10 @@ impl Machine {
 
     /// Takes an event in.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
+        if now.saturating_sub(self.last_event_at) > FROZEN {
+            self.silent_since = None;
+        }
+        self.last_event_at = now;
         match event {
             Event::Tick => self.tick(now),
             Event::Ended(end) => self.ended(end, now),
@@ -170,11 +191,7 @@ impl Machine {
         }
         match self.state {
             State::Backoff { .. } => self.start(now),
-            State::Starting { .. } => {
-                let kill_at = now.saturating_add(SILENT_STOP);
-                self.state = State::Stopping { kill_at, then: Then::StartAgain };
-                vec![Action::Stop]
-            }
+            State::Starting { .. } => self.replace(Silence::FromTheStart, now),
             State::Draining { kill_at, .. } => {
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 vec![Action::Stop]
@@ -193,18 +210,35 @@ impl Machine {
     fn start(&mut self, now: Duration) -> Vec<Action> {
         self.generation += 1;
         self.answer = Answer::Silent("the proxy was started and has not answered yet".to_owned());
+        self.silent_since = None;
         self.state = State::Starting { since: now };
         vec![Action::Spawn { generation: self.generation }]
     }
 
+    /// Stops a proxy that lives and does not answer, to start another one.
+    fn replace(&mut self, silence: Silence, now: Duration) -> Vec<Action> {
+        let kill_at = now.saturating_add(SILENT_STOP);
+        self.state = State::Stopping { kill_at, then: Then::StartAgain(silence) };
+        vec![Action::Stop]
+    }
+
     fn answered(&mut self, generation: u64, answer: Answer, now: Duration) -> Vec<Action> {
-        if generation == self.generation {
+        if generation != self.generation {
+            return Vec::new();
+        }
+        let silent = matches!(answer, Answer::Silent(_));
+        self.answer = answer;
+        match self.state {
             // Any answer is a sign of life; whether it is a good one only matters for `/ready`.
-            if matches!(self.state, State::Starting { .. }) && !matches!(answer, Answer::Silent(_))
-            {
-                self.state = State::Running { since: now };
+            State::Starting { .. } if !silent => self.state = State::Running { since: now },
+            State::Running { .. } if silent => {
+                let since = *self.silent_since.get_or_insert(now);
+                let hang_after = self.supervise.hang_after;
+                if !hang_after.is_zero() && now.saturating_sub(since) >= hang_after {
+                    return self.replace(Silence::Hang, now);
+                }
             }
-            self.answer = answer;
+            _ => self.silent_since = None,
         }
         Vec::new()
     }
@@ -218,8 +252,8 @@ impl Machine {
                 self.unplanned(end, now)
             }
             State::Starting { .. }
-            | State::Stopping { then: Then::StartAgain, .. }
-            | State::Killing { then: Then::StartAgain, .. } => self.unplanned(end, now),
+            | State::Stopping { then: Then::StartAgain(_), .. }
+            | State::Killing { then: Then::StartAgain(_), .. } => self.unplanned(end, now),
             State::Draining { .. }
             | State::Stopping { then: Then::Leave, .. }
             | State::Killing { then: Then::Leave, .. } => self.stopped(end),
@@ -284,12 +318,12 @@ impl Machine {
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 vec![Action::Stop]
             }
-            State::Stopping { kill_at: earlier, then: Then::StartAgain } => {
+            State::Stopping { kill_at: earlier, then: Then::StartAgain(_) } => {
                 let kill_at = earlier.min(kill_at);
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 Vec::new()
             }
-            State::Killing { give_up_at, then: Then::StartAgain } => {
+            State::Killing { give_up_at, then: Then::StartAgain(_) } => {
                 self.state = State::Killing { give_up_at, then: Then::Leave };
                 Vec::new()
             }
@@ -332,14 +366,17 @@ impl Machine {
                 reason::PROXY_STARTING,
                 format!("the proxy {end} and will be started again shortly"),
             ),
-            State::Stopping { then: Then::StartAgain, .. }
-            | State::Killing { then: Then::StartAgain, .. } => not_ready(
-                reason::PROXY_STARTING,
-                format!(
-                    "the proxy did not answer within {:?} and is being started again",
-                    self.supervise.start_timeout
-                ),
-            ),
+            State::Stopping { then: Then::StartAgain(silence), .. }
+            | State::Killing { then: Then::StartAgain(silence), .. } => {
+                let limit = match silence {
+                    Silence::FromTheStart => self.supervise.start_timeout,
+                    Silence::Hang => self.supervise.hang_after,
+                };
+                not_ready(
+                    reason::PROXY_STARTING,
+                    format!("the proxy did not answer within {limit:?} and is being started again"),
+                )
+            }
             State::Draining { .. }
             | State::Stopping { .. }
             | State::Killing { .. }

@@ -169,6 +169,34 @@ fn a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
 }
 
 #[test]
+fn a_proxy_that_hangs_is_replaced() {
+    let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "2s").start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    proxy.signal(Signal::STOP);
+    launcher.await_not_ready("ProxyStarting", "the proxy did not answer within 2s");
+    launcher.await_proxy(2);
+    launcher.await_ready();
+    assert!(proxy.is_buried());
+}
+
+#[test]
+fn a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
+    let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "3s").start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    launcher.signal(Signal::STOP);
+    proxy.signal(Signal::STOP);
+    // Longer than the limit: what a paused machine looks like from inside.
+    std::thread::sleep(Duration::from_secs(5));
+    launcher.signal(Signal::CONT);
+    launcher.await_not_ready("ProxyStarting", "the proxy does not answer");
+    proxy.signal(Signal::CONT);
+    launcher.await_ready();
+    assert!(proxy.is_running());
+}
+
+#[test]
 fn orphans_are_buried() {
     let launcher = launcher(&["--orphan", "0.05"]).start();
     let orphan = launcher.await_orphan();

@@ -12,6 +12,7 @@ fn supervise() -> Supervise {
         budget: 5,
         budget_window: 600 * SEC,
         start_timeout: 120 * SEC,
+        hang_after: 20 * SEC,
     }
 }
 
@@ -356,6 +357,47 @@ fn a_proxy_that_never_answers_is_started_again() {
     assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 120s"));
     world.advance(6 * SEC);
     assert_eq!(world.spawns.len(), 2);
+}
+
+/// Gives the answers that a prober gets from a proxy that is stopped: none within a second each.
+fn silent_for(world: &mut World, seconds: u32) {
+    for _ in 0..seconds {
+        world.answer(Answer::Silent("deadline has elapsed".to_owned()));
+        world.advance(SEC);
+    }
+}
+
+#[test]
+fn a_proxy_that_hangs_is_started_again() {
+    let mut world = World::running();
+    world.temper = Temper::IgnoresTerm;
+    silent_for(&mut world, 20);
+    assert_eq!(world.stops_of_this_child, 0);
+    silent_for(&mut world, 1);
+    assert_eq!(world.stops_of_this_child, 1);
+    assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 20s"));
+    world.advance(6 * SEC);
+    assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
+fn an_answer_in_time_is_no_hang() {
+    let mut world = World::running();
+    for _ in 0..10 {
+        silent_for(&mut world, 19);
+        world.answer(Answer::Ready);
+    }
+    assert_eq!((world.stops_of_this_child, world.spawns.len()), (0, 1));
+}
+
+#[test]
+fn a_launcher_that_was_frozen_itself_blames_nobody() {
+    let mut world = World::running();
+    silent_for(&mut world, 15);
+    world.advance(60 * SEC);
+    silent_for(&mut world, 15);
+    world.answer(Answer::Ready);
+    assert_eq!((world.stops_of_this_child, world.spawns.len()), (0, 1));
 }
 
 #[test]
