@@ -6,14 +6,13 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use tonic::body::Body;
 
-/// Whether calls are served, and if not, why.
-pub type Readiness = Result<(), NotReady>;
+use crate::readiness::Ready;
 
 /// Answers one request.
-pub fn answer(readiness: &Readiness, request: &Request<Incoming>) -> Response<Body> {
+pub fn answer(ready: &Ready, request: &Request<Incoming>) -> Response<Body> {
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, probe::ALIVE) => text(StatusCode::OK, "alive"),
-        (&Method::GET | &Method::HEAD, probe::READY) => match readiness {
+        (&Method::GET | &Method::HEAD, probe::READY) => match ready {
             Ok(()) => text(StatusCode::OK, "ready"),
             Err(why) => json(why),
         },

@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
-use api::contract::{NotReady, reason};
+use api::contract::reason;
 use protocol::cloudstate::{
     EntitySpec, ProxyInfo, UserFunctionError, entity_discovery_client::EntityDiscoveryClient,
 };
-use tokio::{sync::watch, time};
+use tokio::time;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
 use crate::{
+    readiness::{Part, Readiness},
     route::Routes,
     spec::{self, Accepted, Terms},
     user_function::{self, UserFunction},
@@ -41,7 +42,7 @@ pub struct Refused {
 pub async fn discover(
     user_function: &UserFunction,
     terms: &Terms,
-    readiness: &watch::Sender<Result<(), NotReady>>,
+    readiness: &Readiness,
 ) -> Result<Routes, Refused> {
     let mut client = EntityDiscoveryClient::new(user_function.channel())
         .max_decoding_message_size(user_function.message_size_max());
@@ -69,7 +70,7 @@ async fn ask(
     client: &mut EntityDiscoveryClient<Channel>,
     address: &str,
     terms: &Terms,
-    readiness: &watch::Sender<Result<(), NotReady>>,
+    readiness: &Readiness,
 ) -> EntitySpec {
     let mut backoff = BACKOFF_MIN;
     loop {
@@ -80,7 +81,8 @@ async fn ask(
             Err(_) => format!("no answer within {} s", ATTEMPT_TIMEOUT.as_secs()),
         };
         info!(address, %error, retry_in = ?backoff, "user function not discovered yet");
-        readiness.send_modify(|now| *now = Err(unreachable(address, &error)));
+        let message = unreachable(address, &error);
+        readiness.deny(Part::UserFunction, reason::USER_FUNCTION_UNREACHABLE, message);
         time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }
@@ -96,15 +98,12 @@ fn proxy_info(terms: &Terms) -> ProxyInfo {
     }
 }
 
-fn unreachable(address: &str, error: &str) -> NotReady {
-    NotReady {
-        reason: reason::USER_FUNCTION_UNREACHABLE.to_owned(),
-        message: format!(
-            "the user function does not answer discovery at {address} ({error}): make it listen on the port \
-             in the environment variable PORT, on all addresses or loopback, or declare the port that it \
-             does listen on as the first of spec.containers[0].ports"
-        ),
-    }
+fn unreachable(address: &str, error: &str) -> String {
+    format!(
+        "the user function does not answer discovery at {address} ({error}): make it listen on the port \
+         in the environment variable PORT, on all addresses or loopback, or declare the port that it \
+         does listen on as the first of spec.containers[0].ports"
+    )
 }
 
 /// Tells the user function what it did wrong. Whether it hears of it changes nothing for us.

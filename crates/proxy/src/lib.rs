@@ -11,6 +11,7 @@ pub mod entity;
 pub mod journal;
 pub mod key;
 mod proxy;
+pub mod readiness;
 pub mod report;
 pub mod route;
 pub mod serve;

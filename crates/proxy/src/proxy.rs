@@ -6,19 +6,17 @@ use api::{
     Chain,
     contract::{NotReady, Store, reason},
 };
-use tokio::{
-    net::TcpListener,
-    sync::{mpsc, watch},
-};
+use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
-    admin::{self, Readiness},
+    admin,
     config::Config,
     discovery::{self, Refused},
     entity::{Context, Entities},
     journal::{self, Batcher, Epochs as _, Guard, Memory, Owner, Shard},
+    readiness::{Part, Readiness},
     report::Reporter,
     route::Routes,
     serve::{Edge, connections},
@@ -70,15 +68,12 @@ impl Error {
 /// # Errors
 /// [`Error`] says what keeps the proxy from serving.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
-    let starting = NotReady {
-        reason: reason::PROXY_STARTING.to_owned(),
-        message: "the proxy has just started".to_owned(),
-    };
-    let (readiness, ready) = watch::channel(Err(starting));
+    let readiness = Readiness::starting();
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
+    let told = readiness.clone();
     let answer = move |request| {
-        let response = admin::answer(&ready.borrow(), &request);
+        let response = admin::answer(&told.now(), &request);
         async move { Ok(response) }
     };
     tokio::spawn(connections::serve(management, answer, alive.clone(), config.drain));
@@ -92,6 +87,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
         () = stop.cancelled() => return Ok(()),
         routes = discovery::discover(&user_function, &config.terms, &readiness) => routes?,
     };
+    readiness.set(Part::UserFunction, Ok(()));
     serve(&config, user_function, routes, &readiness, stop).await
 }
 
@@ -99,7 +95,7 @@ async fn serve(
     config: &Config,
     user_function: UserFunction,
     routes: Routes,
-    readiness: &watch::Sender<Readiness>,
+    readiness: &Readiness,
     stop: CancellationToken,
 ) -> Result<(), Error> {
     if config.terms.store == Store::InMemory {
@@ -123,19 +119,17 @@ async fn serve(
         limits: config.entities,
     });
     entities.begin(Guard { shard, epoch });
+    readiness.set(Part::Ownership, Ok(()));
     let edge = Edge::new(routes, entities.clone(), config.edge);
     let listener = listen(config.listen).await?;
-    readiness.send_modify(|now| *now = Ok(()));
+    readiness.set(Part::Edge, Ok(()));
     info!(address = %config.listen, "ready");
 
     let answer = move |request| edge.clone().answer(request);
     let draining = async {
         stop.cancelled().await;
-        let draining = NotReady {
-            reason: reason::DRAINING.to_owned(),
-            message: "the proxy finishes what is under way".to_owned(),
-        };
-        readiness.send_modify(|now| *now = Err(draining));
+        let finishes = "the proxy finishes what is under way";
+        readiness.deny(Part::Staying, reason::DRAINING, finishes);
     };
     tokio::join!(draining, connections::serve(listener, answer, stop.clone(), config.drain));
     if !entities.end(config.drain).await {
