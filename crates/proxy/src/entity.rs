@@ -49,6 +49,8 @@ pub enum FailureKind {
     Unimplemented,
     /// The user function answered without an answer.
     Internal,
+    /// Whatever this gRPC status says, with which the user function ended a call.
+    Told(tonic::Code),
 }
 
 impl Failure {

@@ -4,6 +4,7 @@
 //! The way of a command: [`serve`] → [`route`] → [`entity`] → user function and [`journal`], and back
 //! once its events are durable. `ARCHITECTURE.md` shows the whole of it.
 
+pub mod action;
 pub mod admin;
 pub mod config;
 pub mod discovery;
@@ -14,6 +15,7 @@ mod proxy;
 pub mod readiness;
 pub mod report;
 pub mod route;
+pub mod router;
 pub mod serve;
 pub mod spec;
 pub mod user_function;

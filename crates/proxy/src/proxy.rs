@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
+    action::Actions,
     admin,
     config::Config,
     discovery::{self, Refused},
@@ -19,9 +20,13 @@ use crate::{
     readiness::{Part, Readiness},
     report::Reporter,
     route::Routes,
+    router::Router,
     serve::{Edge, connections},
     user_function::UserFunction,
 };
+
+/// Answers that may wait for the router after their callers have left.
+const ORPHANS_MAX: usize = 1_024;
 
 /// Why the proxy leaves.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +99,7 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
 async fn serve(
     config: &Config,
     user_function: UserFunction,
-    routes: Routes,
+    discovered: Routes,
     readiness: &Readiness,
     stop: CancellationToken,
 ) -> Result<(), Error> {
@@ -108,19 +113,21 @@ async fn serve(
     let epoch = journal.claim(shard, owner, &seen).await?.expect("nobody else has this memory");
     let reporter = Reporter::start(&user_function);
     let journal: Arc<dyn journal::Store> = Arc::new(journal);
-    // Nobody carries out effects yet.
-    let (orphans, _orphaned) = mpsc::channel(1);
+    let actions = Actions::new(user_function.clone());
+    let (orphans, orphaned) = mpsc::channel(ORPHANS_MAX);
     let entities = Entities::new(Context {
         writes: Batcher::new(&journal, config.entities.append),
         journal,
         user_function,
-        reporter,
+        reporter: reporter.clone(),
         orphans,
         limits: config.entities,
     });
     entities.begin(Guard { shard, epoch });
     readiness.set(Part::Ownership, Ok(()));
-    let edge = Edge::new(routes, entities.clone(), config.edge);
+    let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
+    router.adopt(orphaned);
+    let edge = Edge::new(router.clone(), config.edge);
     let listener = listen(config.listen).await?;
     readiness.set(Part::Edge, Ok(()));
     info!(address = %config.listen, "ready");
@@ -132,6 +139,9 @@ async fn serve(
         readiness.deny(Part::Staying, reason::DRAINING, finishes);
     };
     tokio::join!(draining, connections::serve(listener, answer, stop.clone(), config.drain));
+    if !router.stop(config.drain).await {
+        warn!(after = ?config.drain, "side effects and forwards were cut that were still under way");
+    }
     if !entities.end(config.drain).await {
         warn!(after = ?config.drain, "entities were cut that were still busy");
     }

@@ -21,6 +21,13 @@ pub struct Method {
     pub target: Target,
 }
 
+impl Method {
+    /// Service and method, such as `com.example.shoppingcart.ShoppingCart.AddItem`.
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.service.name, self.name)
+    }
+}
+
 /// Who carries a method out.
 #[derive(Debug)]
 pub enum Target {

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tonic::{Status, body::Body};
 
-use crate::{entity::Entities, route::Routes};
+use crate::router::Router;
 use reflection::Reflection;
 
 /// What the edge takes.
@@ -43,19 +43,18 @@ impl Default for Limits {
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "has nothing of its own to show")]
 pub struct Edge {
-    routes: Arc<Routes>,
-    entities: Entities,
+    router: Router,
     reflection: Option<Reflection>,
     limits: Limits,
     places: Arc<Semaphore>,
 }
 
 impl Edge {
-    /// An edge for these methods, carried out by these entities.
-    pub fn new(routes: Routes, entities: Entities, limits: Limits) -> Self {
-        let reflection = Reflection::new(&routes);
+    /// An edge for the methods to which this router knows the way.
+    pub fn new(router: Router, limits: Limits) -> Self {
+        let reflection = Reflection::new(router.routes());
         let places = Arc::new(Semaphore::new(limits.in_flight));
-        Self { routes: Arc::new(routes), entities, reflection, limits, places }
+        Self { router, reflection, limits, places }
     }
 
     /// Answers one request.
@@ -74,7 +73,7 @@ impl Edge {
 
     async fn answer_grpc(self, request: Request<Incoming>) -> Response<Body> {
         let path = request.uri().path();
-        if let Some(method) = self.routes.find(path) {
+        if let Some(method) = self.router.routes().find(path) {
             // Before the body is read: what cannot be served must not cost memory.
             let Ok(_place) = self.places.try_acquire() else {
                 let text =
@@ -82,14 +81,14 @@ impl Edge {
                 return Status::resource_exhausted(text).into_http();
             };
             let method = Arc::clone(method);
-            return grpc::unary(method, self.entities, self.limits, request).await;
+            return grpc::unary(method, self.router, self.limits, request).await;
         }
         if let (Some(reflection), true) = (self.reflection, Reflection::serves(path)) {
             return reflection.answer(request).await;
         }
         Status::unimplemented(format!(
             "no method at {path}: this user function serves {}",
-            self.routes.services().join(", ")
+            self.router.routes().services().join(", ")
         ))
         .into_http()
     }

@@ -26,6 +26,18 @@ pub fn explain(status: &Status) -> String {
     }
 }
 
+/// Whether an error of this type is among the causes.
+pub fn caused_by<E: std::error::Error + 'static>(status: &Status) -> bool {
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        if error.is::<E>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
 /// A handle on the user function; clones share the connection.
 #[derive(Clone, Debug)]
 pub struct UserFunction {

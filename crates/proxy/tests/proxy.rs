@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs, reason = "a test")]
 
+#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
 use std::time::Duration;
@@ -192,7 +193,7 @@ async fn reflection_lists_and_describes_the_user_functions_services() {
     let list = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?}") };
     let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    assert_eq!(names, ["counter.Counter"]);
+    assert_eq!(names, ["counter.Counter", "counter.Desk"]);
     let file = answers.message().await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)), "{file:?}");
 }

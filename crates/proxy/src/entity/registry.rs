@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::{
-    Answer, Failure, FailureKind, Limits, Then,
+    Answer, Failure, FailureKind, Limits,
     driver::{Driver, Inbound, Inbox},
     event_sourced::{Request, Ticket},
 };
@@ -170,19 +170,10 @@ impl Entities {
             Ok(caller) => caller,
             Err(failure) => return failure.into(),
         };
-        let Some(answer) = caller.answer().await else {
+        caller.answer().await.unwrap_or_else(|| {
             let gone = "the entity ended without an answer";
-            return Failure::new(FailureKind::Unavailable, gone).into();
-        };
-        if let Then::Reply(reply) = &answer.then
-            && reply.type_url != method.output_type_url
-        {
-            self.shared.context.reporter.report(format!(
-                "Warning: {}.{} replied with {:?} where its output is {:?}",
-                method.service.name, method.name, reply.type_url, method.output_type_url
-            ));
-        }
-        answer
+            Failure::new(FailureKind::Unavailable, gone).into()
+        })
     }
 
     /// Puts a command into the inbox of its entity, which is opened when it is not.

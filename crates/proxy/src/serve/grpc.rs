@@ -17,19 +17,20 @@ use tonic::{
 
 use super::{Limits, metadata};
 use crate::{
-    entity::{Entities, Failure, FailureKind, Then},
+    entity::{Failure, FailureKind},
     route::Method,
+    router::Router,
 };
 
 /// Answers a call of `method`.
 pub(super) async fn unary(
     method: Arc<Method>,
-    entities: Entities,
+    router: Router,
     limits: Limits,
     request: Request<Incoming>,
 ) -> Response<Body> {
     let limit = deadline(request.headers()).map_or(limits.call, |caller| caller.min(limits.call));
-    let call = Call { method, entities, limit };
+    let call = Call { method, router, limit };
     let mut response = Grpc::new(Raw)
         .max_decoding_message_size(limits.request_size)
         .max_encoding_message_size(limits.response_size)
@@ -48,7 +49,7 @@ const RESOURCE_EXHAUSTED: http::HeaderValue = http::HeaderValue::from_static("8"
 
 struct Call {
     method: Arc<Method>,
-    entities: Entities,
+    router: Router,
     limit: Duration,
 }
 
@@ -57,20 +58,16 @@ impl UnaryService<Bytes> for Call {
     type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
 
     fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let Self { method, entities, limit } = self;
-        let (method, entities, limit) = (Arc::clone(method), entities.clone(), *limit);
+        let Self { method, router, limit } = self;
+        let (method, router, limit) = (Arc::clone(method), router.clone(), *limit);
         async move {
             let (headers, _extensions, payload) = request.into_parts();
             let metadata = metadata::of(&headers.into_headers());
-            let call = entities.call(&method, payload, metadata);
-            let reply = match time::timeout(limit, call).await.map(|answer| answer.then) {
-                Ok(Then::Reply(reply)) => reply,
-                Ok(Then::Fail(failure)) => return Err(status(failure)),
-                Ok(Then::Forward(_) | Then::Nothing) => {
-                    return Err(Status::internal("the user function sent no reply"));
-                }
-                Err(_elapsed) => return Err(Status::deadline_exceeded("no reply in time")),
+            let call = router.unary(&method, payload, metadata, Some(limit));
+            let Ok(outcome) = time::timeout(limit, call).await else {
+                return Err(Status::deadline_exceeded("no reply in time"));
             };
+            let reply = outcome.map_err(status)?;
             let mut response = tonic::Response::new(reply.payload);
             *response.metadata_mut() = metadata::into(reply.metadata.unwrap_or_default());
             Ok(response)
@@ -89,6 +86,7 @@ fn status(failure: Failure) -> Status {
         FailureKind::Unavailable => Code::Unavailable,
         FailureKind::Unimplemented => Code::Unimplemented,
         FailureKind::Internal => Code::Internal,
+        FailureKind::Told(code) => code,
     };
     Status::new(code, failure.message)
 }

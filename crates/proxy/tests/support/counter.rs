@@ -13,7 +13,9 @@ use protocol::{
     Any,
     cloudstate::{
         ClientAction, Command, Entity, EntitySpec, Failure, Metadata, ProxyInfo, Reply,
-        ServiceInfo, UserFunctionError, client_action,
+        ServiceInfo, UserFunctionError,
+        action::action_protocol_server::ActionProtocolServer,
+        client_action,
         entity_discovery_server::{EntityDiscovery, EntityDiscoveryServer},
         eventsourced::{
             EventSourcedReply, EventSourcedStreamIn, EventSourcedStreamOut,
@@ -31,6 +33,8 @@ use tokio::{
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
+use super::desk::{self, Step};
+
 const PROTO: &str = r#"
     syntax = "proto3";
     package counter;
@@ -39,8 +43,18 @@ const PROTO: &str = r#"
         string id = 1 [(cloudstate.entity_key) = true];
         int64 amount = 2;
         string text = 3;
+        repeated Step steps = 4;
     }
     message Total { int64 value = 1; }
+    // What an answer asks for.
+    message Step {
+        string what = 1;
+        string service = 2;
+        string command = 3;
+        Item item = 4;
+        string text = 5;
+    }
+    message Order { repeated Step steps = 1; }
     service Counter {
         rpc Add(Item) returns (Total);
         rpc Get(Item) returns (Total);
@@ -62,6 +76,14 @@ const PROTO: &str = r#"
         rpc Wait(Item) returns (Total);
         // Sends the caller's metadata back.
         rpc Echo(Item) returns (Total);
+        // Adds, and does the steps.
+        rpc Do(Item) returns (Total);
+    }
+    service Desk {
+        rpc Ask(Order) returns (Total);
+        rpc Gather(stream Order) returns (Total);
+        rpc Spread(Order) returns (stream Total);
+        rpc Chat(stream Order) returns (stream Total);
     }"#;
 
 const ENTITY_KEY: &str = r#"
@@ -71,7 +93,7 @@ const ENTITY_KEY: &str = r#"
     extend google.protobuf.FieldOptions { bool entity_key = 1080; }"#;
 
 /// A command's message.
-#[derive(Clone, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, prost::Message)]
 pub struct Item {
     #[prost(string, tag = "1")]
     pub id: String,
@@ -79,6 +101,8 @@ pub struct Item {
     pub amount: i64,
     #[prost(string, tag = "3")]
     pub text: String,
+    #[prost(message, repeated, tag = "4")]
+    pub steps: Vec<Step>,
 }
 
 /// A reply's message.
@@ -90,7 +114,7 @@ pub struct Total {
 
 /// A command for the counter of that name.
 pub fn item(id: &str, amount: i64) -> Item {
-    Item { id: id.to_owned(), amount, text: String::new() }
+    Item { id: id.to_owned(), amount, ..Item::default() }
 }
 
 /// The user function; clones are the same one.
@@ -142,7 +166,8 @@ impl Counter {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let services = Server::builder()
             .add_service(EntityDiscoveryServer::new(self.clone()))
-            .add_service(EventSourcedServer::new(self.clone()));
+            .add_service(EventSourcedServer::new(self.clone()))
+            .add_service(ActionProtocolServer::new(self.clone()));
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
             services.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
@@ -169,7 +194,7 @@ impl Counter {
         self.shared.reports.lock().unwrap().clone()
     }
 
-    fn saw(&self, what: String) {
+    pub fn saw(&self, what: String) {
         self.shared.seen.lock().unwrap().push(what);
     }
 }
@@ -183,12 +208,19 @@ pub fn spec() -> EntitySpec {
     compiler.include_imports(true).open_file("counter.proto").unwrap();
     EntitySpec {
         proto: compiler.encode_file_descriptor_set().into(),
-        entities: vec![Entity {
-            entity_type: protocol::EVENT_SOURCED.to_owned(),
-            service_name: "counter.Counter".to_owned(),
-            persistence_id: "counter".to_owned(),
-            passivation_strategy: None,
-        }],
+        entities: vec![
+            Entity {
+                entity_type: protocol::EVENT_SOURCED.to_owned(),
+                service_name: "counter.Counter".to_owned(),
+                persistence_id: "counter".to_owned(),
+                passivation_strategy: None,
+            },
+            Entity {
+                entity_type: protocol::ACTION.to_owned(),
+                service_name: "counter.Desk".to_owned(),
+                ..Entity::default()
+            },
+        ],
         service_info: Some(ServiceInfo { protocol_minor_version: 2, ..ServiceInfo::default() }),
     }
 }
@@ -303,6 +335,16 @@ impl Instance {
             "Hang" => std::future::pending().await,
             "Wait" => self.counter.shared.go.notified().await,
             "Echo" => metadata = command.metadata,
+            "Do" => {
+                if item.amount != 0 {
+                    let event = any(item.amount);
+                    self.apply(&event);
+                    reply.events = vec![event];
+                }
+                let response = desk::responses(item.steps).pop().unwrap_or_default();
+                reply.side_effects = response.side_effects;
+                reply.client_action = desk::client_action(response.response);
+            }
             other => panic!("{other}"),
         }
         reply.client_action.get_or_insert_with(|| self.total(metadata));

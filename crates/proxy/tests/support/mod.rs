@@ -2,6 +2,7 @@
 //! real sockets.
 
 pub mod counter;
+pub mod desk;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -22,6 +23,7 @@ use tonic::{Request, Response, Status, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use counter::{Counter, Item, Total};
+use desk::Order;
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -113,6 +115,19 @@ pub async fn call(
     grpc.ready().await.unwrap();
     let path = format!("/counter.Counter/{method}").parse().unwrap();
     let codec = ProstCodec::<Item, Total>::default();
+    time::timeout(PATIENCE, grpc.unary(request, path, codec)).await.expect("no answer at all")
+}
+
+/// Calls `/counter.Desk/<method>` through a channel, with one message and one reply.
+pub async fn call_desk(
+    channel: Channel,
+    method: &str,
+    request: Request<Order>,
+) -> Result<Response<Total>, Status> {
+    let mut grpc = Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = format!("/counter.Desk/{method}").parse().unwrap();
+    let codec = ProstCodec::<Order, Total>::default();
     time::timeout(PATIENCE, grpc.unary(request, path, codec)).await.expect("no answer at all")
 }
 
