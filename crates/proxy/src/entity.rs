@@ -2,8 +2,15 @@
 //! and an entry among the open [`Entities`].
 
 mod driver;
-pub mod event_sourced;
+mod event_sourced;
+mod history;
+pub mod machine;
+pub mod message;
+mod outbound;
 mod registry;
+mod text;
+mod value;
+mod wire;
 
 use std::time::Duration;
 

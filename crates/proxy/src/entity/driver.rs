@@ -1,42 +1,34 @@
 //! Carries out what an entity's state machine says: the only place where an entity waits.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{collections::VecDeque, pin::Pin, sync::Arc};
 
-use api::Chain;
 use futures::{
     FutureExt as _, StreamExt as _,
-    future::BoxFuture,
-    stream::{BoxStream, FuturesOrdered},
+    channel::mpsc,
+    future::{self, BoxFuture},
 };
-use protocol::cloudstate::eventsourced::{
-    EventSourcedStreamIn, EventSourcedStreamOut, event_sourced_client::EventSourcedClient,
-    event_sourced_stream_in as stream_in,
-};
+use http::uri::PathAndQuery;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::oneshot,
     time::{self, Instant, Sleep},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Status, Streaming};
+use tonic::{Status, Streaming, client::Grpc};
 use tracing::{debug, info};
 
 use super::{
     Answer,
-    event_sourced::{Action, Event, EventSourced, Request, StreamEnd, Ticket, Timer},
+    history::History,
+    machine::{Action, Event, Machine, Request, StreamEnd, Ticket, Timer},
+    message::{Incoming, Write},
+    outbound::{self, Outbound},
     registry::Context,
+    wire::{Address, Wire},
 };
 use crate::{
-    journal::{self, Append, EntityId, Guard, Loaded, Written},
+    journal::{Append, EntityId, Guard, Put, Sequence, Version, Written},
     route::Service,
     user_function,
 };
-
-/// Messages that may wait for the user function's flow control; more wait in the journal.
-const OUTBOUND: usize = 16;
 
 /// What reaches an entity from outside.
 #[derive(Debug)]
@@ -45,6 +37,8 @@ pub(super) enum Inbound {
     Command(Request, oneshot::Sender<Answer>),
     /// The caller has gone.
     CallerLeft(Ticket),
+    /// End the activation if nothing is under way.
+    Passivate,
     /// Finish what waits, then end.
     Stop,
 }
@@ -53,25 +47,21 @@ pub(super) enum Inbound {
 pub(super) struct Driver {
     context: Arc<Context>,
     service: Arc<Service>,
-    id: EntityId,
-    machine: EventSourced,
-    inbox: mpsc::UnboundedReceiver<Inbound>,
+    id: Arc<EntityId>,
     guard: Guard,
-    callers: HashMap<Ticket, oneshot::Sender<Answer>>,
-    history: Option<BoxStream<'static, Result<Loaded, journal::Error>>>,
-    outbound: Outbound,
+    machine: Machine,
+    inbox: mpsc::UnboundedReceiver<Inbound>,
+    /// Those who wait for an answer, nearly in the order in which they will get it.
+    callers: VecDeque<(Ticket, oneshot::Sender<Answer>)>,
+    history: History,
+    /// Our side of the stream.
+    outbound: Option<Outbound>,
+    /// Whether the machine waits for the stream to be open.
+    opening: bool,
     inbound: UserStream,
-    appends: FuturesOrdered<BoxFuture<'static, Written>>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// Our side of the stream.
-#[derive(Default)]
-struct Outbound {
-    sender: Option<mpsc::Sender<EventSourcedStreamIn>>,
-    waiting: VecDeque<EventSourcedStreamIn>,
-    /// Whether our side ends once nothing waits.
-    ending: bool,
+    /// Outcomes of writes, in order.
+    writes: VecDeque<BoxFuture<'static, Written>>,
+    timer: Deadline,
 }
 
 /// The user function's side of the stream.
@@ -79,108 +69,112 @@ struct Outbound {
 enum UserStream {
     #[default]
     None,
-    Opening(BoxFuture<'static, Result<Streaming<EventSourcedStreamOut>, Status>>),
-    Open(Box<Streaming<EventSourcedStreamOut>>),
+    Opening(BoxFuture<'static, Result<Streaming<Incoming>, Status>>),
+    Open(Box<Streaming<Incoming>>),
 }
 
 impl Driver {
     pub(super) fn new(
         context: Arc<Context>,
         service: Arc<Service>,
-        id: EntityId,
+        id: Arc<EntityId>,
         inbox: mpsc::UnboundedReceiver<Inbound>,
         guard: Guard,
     ) -> Self {
         let in_flight = context.limits.in_flight;
-        let machine =
-            EventSourced::new(service.name.as_str().into(), id.key.as_str().into(), in_flight);
         Self {
+            machine: Machine::new(Arc::clone(&service), Arc::clone(&id), in_flight),
             context,
             service,
             id,
-            machine,
-            inbox,
             guard,
-            callers: HashMap::new(),
-            history: None,
-            outbound: Outbound::default(),
+            inbox,
+            callers: VecDeque::new(),
+            history: History::None,
+            outbound: None,
+            opening: false,
             inbound: UserStream::None,
-            appends: FuturesOrdered::new(),
-            timer: None,
+            writes: VecDeque::new(),
+            timer: Deadline::default(),
         }
     }
 
     /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in.
-    pub(super) async fn run(mut self, forget: impl Fn(&EntityId, &mut Inbox) -> bool + Send) {
+    pub(super) async fn run(mut self, forget: impl Fn(&EntityId) -> bool + Send) {
         loop {
-            self.outbound.flush();
-            let event = tokio::select! {
-                biased;
-                Some(outcome) = self.appends.next(), if !self.appends.is_empty() => Event::Written(outcome),
-                event = self.inbound.next() => event,
-                permit = self.outbound.ready(), if !self.outbound.waiting.is_empty() => {
-                    if !permit {
-                        self.outbound = Outbound::default();
-                    }
-                    continue;
-                }
-                // Replay waits for the user function rather than holding the history here.
-                event = next_loaded(&mut self.history), if self.outbound.waiting.is_empty() => event,
-                Some(inbound) = self.inbox.recv() => self.take(inbound),
-                () = elapsed(&mut self.timer) => { self.timer = None; Event::TimedOut }
-            };
+            let event = self.next().await;
             let mut ended = false;
             for action in self.machine.on(event) {
                 ended |= action == Action::End;
                 self.perform(action);
             }
-            if ended && forget(&self.id, &mut self.inbox) {
+            if ended && forget(&self.id) {
                 return;
             }
+        }
+    }
+
+    /// The next thing that happens.
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            biased;
+            outcome = first(&mut self.writes) => Event::Written(outcome),
+            event = self.inbound.next() => event,
+            () = taken(self.outbound.as_ref()), if self.opening => {
+                self.opening = false;
+                Event::Opened
+            }
+            event = replay(&mut self.history, self.outbound.as_ref()) => {
+                self.opening = matches!(event, Event::LoadEnded);
+                event
+            }
+            Some(inbound) = self.inbox.next() => self.take(inbound),
+            () = self.timer.elapsed() => Event::TimedOut,
         }
     }
 
     fn take(&mut self, inbound: Inbound) -> Event {
         match inbound {
             Inbound::Command(request, answer) => {
-                self.callers.insert(request.ticket, answer);
+                self.callers.push_back((request.ticket, answer));
                 Event::Arrived(request)
             }
             Inbound::CallerLeft(ticket) => {
-                self.callers.remove(&ticket);
+                self.caller(ticket);
                 Event::CallerLeft(ticket)
             }
+            Inbound::Passivate => Event::Passivate,
             Inbound::Stop => Event::Stop,
         }
     }
 
     fn perform(&mut self, action: Action) {
         match action {
-            Action::Load => self.history = Some(self.context.journal.load(&self.id)),
-            Action::Open => self.open(),
-            Action::Send(message) => self.outbound.push(message),
-            Action::Append { expected, events, snapshot } => {
-                let append = Append {
-                    entity: self.id.clone(),
-                    guard: self.guard,
-                    expected,
-                    events,
-                    snapshot,
-                };
-                self.appends.push_back(self.context.writes.append(append).boxed());
+            Action::Load => {
+                let kind = self.service.kind;
+                self.history = History::load(&self.context.journal, kind, &self.id);
             }
+            Action::Open => self.open(),
+            Action::Send(message) => {
+                if let Some(outbound) = &self.outbound {
+                    outbound.push(message);
+                }
+            }
+            Action::Write { expected, write } => self.write(expected, write),
             Action::Release(ticket, answer) => self.release(ticket, answer),
             Action::HalfClose => {
-                self.history = None;
-                self.outbound.ending = true;
+                self.history = History::None;
+                self.opening = false;
+                self.outbound = None;
             }
             Action::Abort => {
-                self.history = None;
-                self.outbound = Outbound::default();
+                self.history = History::None;
+                self.opening = false;
+                self.outbound = None;
                 self.inbound = UserStream::None;
             }
             Action::Arm(timer) => self.arm(timer),
-            Action::Disarm => self.timer = None,
+            Action::Disarm => self.timer = Deadline::default(),
             Action::Report(what) => self.context.reporter.report(what),
             Action::End => {
                 debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive");
@@ -190,7 +184,7 @@ impl Driver {
 
     /// Hands an answer to its caller, or to whoever carries out what callers that left began.
     fn release(&mut self, ticket: Ticket, answer: Answer) {
-        let unheard = match self.callers.remove(&ticket) {
+        let unheard = match self.caller(ticket) {
             Some(caller) => caller.send(answer).err(),
             None => Some(answer),
         };
@@ -199,58 +193,85 @@ impl Driver {
         }
     }
 
+    fn caller(&mut self, ticket: Ticket) -> Option<oneshot::Sender<Answer>> {
+        let at = self.callers.iter().position(|(waiting, _)| *waiting == ticket)?;
+        let caller = self.callers.remove(at).map(|(_, caller)| caller);
+        if self.callers.is_empty() {
+            // A burst must not keep its room for as long as the entity is open.
+            self.callers = VecDeque::new();
+        }
+        caller
+    }
+
     fn open(&mut self) {
-        let (sender, receiver) = mpsc::channel(OUTBOUND);
-        self.outbound = Outbound { sender: Some(sender), ..Outbound::default() };
-        let mut client = EventSourcedClient::new(self.context.user_function.channel())
+        let address = Address::new(Arc::clone(&self.service), Arc::clone(&self.id));
+        let path = PathAndQuery::from_static(address.path());
+        let (outbound, messages) = outbound::stream();
+        self.outbound = Some(outbound);
+        let mut client = Grpc::new(self.context.user_function.channel())
             .max_decoding_message_size(self.context.user_function.message_size_max());
-        self.inbound = UserStream::Opening(
-            async move { Ok(client.handle(ReceiverStream::new(receiver)).await?.into_inner()) }
-                .boxed(),
-        );
+        let opening = async move {
+            let unavailable = |error| Status::from_error(Box::new(error));
+            client.ready().await.map_err(unavailable)?;
+            let request = tonic::Request::new(messages);
+            Ok(client.streaming(request, path, Wire(address)).await?.into_inner())
+        };
+        self.inbound = UserStream::Opening(opening.boxed());
+    }
+
+    fn write(&mut self, expected: Sequence, write: Write) {
+        let (writes, guard) = (&self.context.writes, self.guard);
+        let entity = EntityId::clone(&self.id);
+        let written = match write {
+            Write::Events(events, snapshot) => {
+                writes.append(Append { entity, guard, expected, events, snapshot }).boxed()
+            }
+            Write::Value(value) => {
+                let expected = Version(expected.0);
+                writes.put(Put { entity, guard, expected, next: expected.next(), value }).boxed()
+            }
+        };
+        self.writes.push_back(written);
     }
 
     fn arm(&mut self, timer: Timer) {
         let limits = &self.context.limits;
-        let after = match timer {
+        self.timer.arm(match timer {
             Timer::Idle => self.service.passivation_timeout.unwrap_or(limits.passivation),
             Timer::Activation => limits.activation,
             Timer::Command => limits.command,
             Timer::Close => limits.close,
-        };
-        match &mut self.timer {
-            Some(sleep) => sleep.as_mut().reset(Instant::now() + after),
-            None => self.timer = Some(Box::pin(time::sleep(after))),
-        }
+        });
     }
 }
 
-pub(super) type Inbox = mpsc::UnboundedReceiver<Inbound>;
+/// The outcome of the oldest write; for ever silent when there is none.
+///
+/// # Cancel safety
+/// Nothing is lost when the future is dropped.
+async fn first(writes: &mut VecDeque<BoxFuture<'static, Written>>) -> Written {
+    let Some(oldest) = writes.front_mut() else { return future::pending().await };
+    let outcome = oldest.await;
+    writes.pop_front();
+    outcome
+}
 
-impl Outbound {
-    fn push(&mut self, message: stream_in::Message) {
-        self.waiting.push_back(EventSourcedStreamIn { message: Some(message) });
+/// The next piece of history, once the user function has taken most of what it was given: the rest
+/// waits in the store rather than here.
+async fn replay(history: &mut History, outbound: Option<&Outbound>) -> Event {
+    if matches!(history, History::None) {
+        return future::pending().await;
     }
-
-    /// Hands on what the stream takes right now, and ends our side when that was wanted.
-    fn flush(&mut self) {
-        while let (Some(sender), Some(message)) = (&self.sender, self.waiting.pop_front()) {
-            if let Err(mpsc::error::TrySendError::Full(message)) = sender.try_send(message) {
-                self.waiting.push_front(message);
-                return;
-            }
-        }
-        if self.ending {
-            self.sender = None;
-        }
+    if let Some(outbound) = outbound {
+        outbound.room().await;
     }
+    history.next().await
+}
 
-    /// Waits until the stream takes another message; false when it never will.
-    async fn ready(&self) -> bool {
-        match &self.sender {
-            Some(sender) => sender.reserve().await.is_ok(),
-            None => false,
-        }
+async fn taken(outbound: Option<&Outbound>) {
+    match outbound {
+        Some(outbound) => outbound.taken().await,
+        None => future::pending().await,
     }
 }
 
@@ -262,7 +283,7 @@ impl UserStream {
     async fn next(&mut self) -> Event {
         loop {
             let ended = match self {
-                Self::None => std::future::pending().await,
+                Self::None => future::pending().await,
                 Self::Opening(opening) => match opening.await {
                     Ok(stream) => {
                         *self = Self::Open(Box::new(stream));
@@ -271,51 +292,89 @@ impl UserStream {
                     Err(status) => Err(status),
                 },
                 Self::Open(stream) => match stream.message().await {
-                    Ok(Some(message)) => return Event::Message(message.message),
+                    Ok(Some(message)) => return Event::Message(message),
                     Ok(None) => Ok(()),
                     Err(status) => Err(status),
                 },
             };
             *self = Self::None;
-            return Event::StreamEnded(
-                ended.map_or_else(|status| stream_end(&status), |()| StreamEnd::Ended),
-            );
+            return match ended {
+                Ok(()) => {
+                    let why = "the user function ended the stream";
+                    Event::StreamEnded(StreamEnd::Ended, why.to_owned())
+                }
+                Err(status) => stream_end(&status),
+            };
         }
     }
 }
 
-fn stream_end(status: &Status) -> StreamEnd {
-    info!(error = user_function::explain(status), "stream to the user function ended");
+fn stream_end(status: &Status) -> Event {
+    let why = user_function::explain(status);
+    info!(error = why, "stream to the user function ended");
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {
-            return StreamEnd::NeverReached;
+            return Event::StreamEnded(StreamEnd::NeverReached, why);
         }
         cause = error.source();
     }
-    StreamEnd::Ended
+    Event::StreamEnded(StreamEnd::Ended, why)
 }
 
-async fn next_loaded(
-    history: &mut Option<BoxStream<'static, Result<Loaded, journal::Error>>>,
-) -> Event {
-    let Some(stream) = history else { return std::future::pending().await };
-    match stream.next().await {
-        Some(Ok(loaded)) => Event::Loaded(loaded),
-        Some(Err(error)) => {
-            *history = None;
-            Event::LoadFailed(Chain(&error).to_string())
+/// A timer that is armed with every command and seldom runs out: it lets the sleep that it has go on
+/// as long as that one does not end too late.
+#[derive(Debug, Default)]
+struct Deadline {
+    at: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Deadline {
+    fn arm(&mut self, after: std::time::Duration) {
+        let at = Instant::now() + after;
+        self.at = Some(at);
+        match &mut self.sleep {
+            Some(sleep) if sleep.deadline() <= at => {}
+            Some(sleep) => sleep.as_mut().reset(at),
+            None => self.sleep = Some(Box::pin(time::sleep_until(at))),
         }
-        None => {
-            *history = None;
-            Event::LoadEnded
+    }
+
+    /// Waits until the armed time; for ever when there is none.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    async fn elapsed(&mut self) {
+        loop {
+            let (Some(at), Some(sleep)) = (self.at, &mut self.sleep) else {
+                return future::pending().await;
+            };
+            sleep.as_mut().await;
+            if at <= Instant::now() {
+                *self = Self::default();
+                return;
+            }
+            sleep.as_mut().reset(at);
         }
     }
 }
 
-async fn elapsed(timer: &mut Option<Pin<Box<Sleep>>>) {
-    match timer {
-        Some(sleep) => sleep.await,
-        None => std::future::pending().await,
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_deadline_runs_out_when_it_was_armed_last() {
+        let start = Instant::now();
+        let mut deadline = Deadline::default();
+        deadline.arm(Duration::from_hours(1));
+        deadline.arm(Duration::from_millis(10));
+        deadline.arm(Duration::from_millis(30));
+        deadline.elapsed().await;
+        assert!(start.elapsed() >= Duration::from_millis(30));
+        assert!(deadline.elapsed().now_or_never().is_none());
     }
 }

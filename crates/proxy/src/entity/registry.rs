@@ -11,6 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::channel::mpsc::{UnboundedSender, unbounded};
 use protocol::{Any, cloudstate::Metadata};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -22,8 +23,8 @@ use tracing::warn;
 
 use super::{
     Answer, Failure, FailureKind, Limits,
-    driver::{Driver, Inbound, Inbox},
-    event_sourced::{Request, Ticket},
+    driver::{Driver, Inbound},
+    machine::{Request, Ticket},
 };
 use crate::{
     journal::{Batcher, EntityId, Guard, Store},
@@ -87,9 +88,12 @@ pub struct Entities {
     shared: Arc<Shared>,
 }
 
+/// Entities whose names share a lock.
+type Part = HashMap<Arc<EntityId>, Open>;
+
 struct Shared {
     context: Arc<Context>,
-    parts: Box<[Mutex<HashMap<EntityId, Open>>]>,
+    parts: Box<[Mutex<Part>]>,
     hasher: RandomState,
     open: AtomicUsize,
     tickets: AtomicU64,
@@ -113,7 +117,7 @@ struct Open {
 #[derive(Clone)]
 struct Handle {
     /// Bounded by `places`: each command holds one until it is answered or given up.
-    inbox: mpsc::UnboundedSender<Inbound>,
+    inbox: UnboundedSender<Inbound>,
     places: Arc<Semaphore>,
 }
 
@@ -145,7 +149,7 @@ impl Entities {
         let tenure = self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner).take();
         let Some(Tenure { drivers, .. }) = tenure else { return true };
         drivers.close();
-        self.shared.for_each(|open| drop(open.handle.inbox.send(Inbound::Stop)));
+        self.shared.for_each(|open| drop(open.handle.inbox.unbounded_send(Inbound::Stop)));
         let finished = time::timeout(limit, drivers.wait()).await.is_ok();
         if !finished {
             self.shared.for_each(|open| open.task.abort());
@@ -202,7 +206,8 @@ impl Entities {
                         format!("{} entities are open, which is the limit", limits.entities),
                     ));
                 }
-                let open = self.open(method, &id, tenure);
+                let id = Arc::new(id);
+                let open = self.open(method, Arc::clone(&id), tenure);
                 let handle = open.handle.clone();
                 if part.insert(id, open).is_none() {
                     self.shared.open.fetch_add(1, Ordering::Relaxed);
@@ -219,7 +224,7 @@ impl Entities {
         let ticket = request.ticket;
         let (answer, answered) = oneshot::channel();
         // Sent under the lock, so that commands keep the order in which they came.
-        drop(handle.inbox.send(Inbound::Command(request, answer)));
+        drop(handle.inbox.unbounded_send(Inbound::Command(request, answer)));
         let context = Arc::clone(&self.shared.context);
         let service = Arc::clone(&method.service);
         Ok(Caller { answered, ticket, handle, _place: place, context, service })
@@ -248,32 +253,32 @@ impl Entities {
         Ok((id, Request { ticket, name: method.name.clone(), payload, metadata }))
     }
 
-    fn open(&self, method: &Method, id: &EntityId, tenure: &Tenure) -> Open {
-        let (inbox, receiver) = mpsc::unbounded_channel();
+    fn open(&self, method: &Method, id: Arc<EntityId>, tenure: &Tenure) -> Open {
+        let (inbox, receiver) = unbounded();
         let shared = Arc::clone(&self.shared);
         let driver = Driver::new(
             Arc::clone(&shared.context),
             Arc::clone(&method.service),
-            id.clone(),
+            id,
             receiver,
             tenure.guard,
         );
-        let driver = tenure.drivers.spawn(driver.run(move |id, inbox| shared.forget(id, inbox)));
+        let driver = tenure.drivers.spawn(driver.run(move |id| shared.forget(id)));
         let places = Arc::new(Semaphore::new(self.shared.context.limits.queue));
         Open { handle: Handle { inbox, places }, task: driver.abort_handle() }
     }
 }
 
 impl Shared {
-    fn part(&self, id: &EntityId) -> MutexGuard<'_, HashMap<EntityId, Open>> {
+    fn part(&self, id: &EntityId) -> MutexGuard<'_, Part> {
         let at = usize::try_from(self.hasher.hash_one(id) % PARTS as u64).unwrap_or_default();
         self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Removes an entity unless something came in for it in this moment.
-    fn forget(&self, id: &EntityId, inbox: &mut Inbox) -> bool {
+    fn forget(&self, id: &EntityId) -> bool {
         let mut part = self.part(id);
-        if !inbox.is_empty() {
+        if part.get(id).is_some_and(|open| !open.handle.inbox.is_empty()) {
             return false;
         }
         if part.remove(id).is_some() {
@@ -325,7 +330,7 @@ impl Drop for Caller {
             // It came while the caller was leaving.
             Ok(answer) => self.context.adopt(&self.service, answer),
             // An entity that has ended needs no word of it.
-            Err(_empty) => drop(self.handle.inbox.send(Inbound::CallerLeft(self.ticket))),
+            Err(_empty) => drop(self.handle.inbox.unbounded_send(Inbound::CallerLeft(self.ticket))),
         }
     }
 }

@@ -4,19 +4,26 @@
 use std::collections::{HashSet, VecDeque};
 
 use proptest::prelude::*;
-use protocol::cloudstate::{self, eventsourced::EventSourcedReply};
+use protocol::cloudstate::SideEffect;
 
 use super::*;
+use crate::{
+    entity::{Reply, Then},
+    route::Kind,
+};
 
 /// Everything around the machine.
 struct World {
-    machine: EventSourced,
-    /// Events that the journal really holds.
-    journal: u64,
-    /// Writes under way: the sequence they follow, and how many events.
-    appends: VecDeque<(u64, u64)>,
+    kind: Kind,
+    machine: Machine,
+    /// Events, or versions of the value, that the store really holds.
+    stored: u64,
+    /// Writes under way: the sequence they follow, and how many events or versions.
+    writes: VecDeque<(u64, u64)>,
     /// The next event of the reading under way.
     loading: Option<u64>,
+    /// Whether the machine waits for the stream to be open.
+    opening: bool,
     stream: Option<Stream>,
     timer: bool,
     tickets: u64,
@@ -37,12 +44,17 @@ struct Stream {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(kind: Kind, in_flight: usize) -> Self {
+        let (name, persistence_id) = ("S".to_owned(), "s".to_owned());
+        let id = EntityId { persistence_id: persistence_id.clone(), key: "e".to_owned() };
+        let service = Service { name, kind, persistence_id, passivation_timeout: None };
         Self {
-            machine: EventSourced::new("S".into(), "e".into(), 3),
-            journal: 0,
-            appends: VecDeque::new(),
+            kind,
+            machine: Machine::new(Arc::new(service), Arc::new(id), in_flight),
+            stored: 0,
+            writes: VecDeque::new(),
             loading: None,
+            opening: false,
             stream: None,
             timer: false,
             tickets: 0,
@@ -60,32 +72,35 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Load => {
-                assert!(self.appends.is_empty(), "read while a write is under way");
+                assert!(self.writes.is_empty(), "read while a write is under way");
                 assert!(self.stream.is_none(), "two activations at once");
                 self.loading = Some(1);
             }
             Action::Open => self.stream = Some(Stream::default()),
             Action::Send(message) => self.sent(message),
-            Action::Append { expected, events, .. } => {
-                self.appends.push_back((expected.0, events.len() as u64));
+            Action::Write { expected, write } => {
+                let count = write.after(expected).0 - expected.0;
+                self.writes.push_back((expected.0, count));
             }
             Action::Release(ticket, answer) => {
                 assert!(self.waiting.remove(&ticket), "ticket {ticket} was answered twice");
                 if let Then::Reply(reply) = answer.then {
-                    let shown = u64::from_be_bytes(reply.payload.as_ref().try_into().unwrap());
-                    assert!(
-                        shown <= self.journal,
-                        "a reply shows event {shown} of {}",
-                        self.journal
-                    );
+                    let shown = number(&reply.payload);
+                    assert!(shown <= self.stored, "shows change {shown} of {}", self.stored);
+                }
+                for effect in answer.effects {
+                    let behind = number(&effect.payload.unwrap().value);
+                    assert!(behind <= self.stored, "follows from {behind} of {}", self.stored);
                 }
             }
             Action::HalfClose => {
                 self.loading = None;
+                self.opening = false;
                 self.stream.as_mut().expect("only an open stream is closed").half_closed = true;
             }
             Action::Abort => {
                 self.loading = None;
+                self.opening = false;
                 self.stream = None;
             }
             Action::Arm(_) => self.timer = true,
@@ -95,20 +110,23 @@ impl World {
         }
     }
 
-    fn sent(&mut self, message: stream_in::Message) {
+    fn sent(&mut self, message: Outgoing) {
         let stream = self.stream.as_mut().expect("sent without a stream");
         assert!(!stream.half_closed, "sent after the end");
         match message {
-            stream_in::Message::Init(_) => assert_eq!(stream.applied, 0),
-            stream_in::Message::Event(event) => {
-                stream.applied += 1;
-                assert_eq!(event.sequence, i64::try_from(stream.applied).unwrap());
+            Outgoing::Init(state) => {
+                assert_eq!((stream.applied, stream.commands), (0, 0));
+                stream.applied = state.map_or(0, |state| state.sequence.0);
             }
-            stream_in::Message::Command(command) => {
+            Outgoing::Event(sequence, _) => {
+                stream.applied += 1;
+                assert_eq!(sequence.0, stream.applied);
+            }
+            Outgoing::Command { id, .. } => {
                 stream.commands += 1;
                 assert_eq!(stream.command, None, "two commands at once");
-                assert_eq!(command.id, stream.commands);
-                stream.command = Some(command.id);
+                assert_eq!(id, stream.commands);
+                stream.command = Some(id);
             }
         }
     }
@@ -121,34 +139,37 @@ impl World {
         self.on(Event::Arrived(Request { ticket: self.tickets, name, payload, metadata: None }));
     }
 
-    /// A reply with so many events, right in all but its id when that is off.
-    fn reply(&mut self, events: u64, restart: bool, id_off: i64) {
+    /// A reply with so many changes, right in all but its id when that is off.
+    fn reply(&mut self, changes: u64, restart: bool, id_off: i64) {
         let Some(stream) = self.stream.as_mut() else { return };
         let Some(id) = stream.command.take() else { return };
-        stream.applied += events;
-        let action = if restart {
-            let failure = cloudstate::Failure { restart, ..cloudstate::Failure::default() };
-            client_action::Action::Failure(failure)
+        let write = match self.kind {
+            Kind::Value => (changes > 0).then_some(Write::Value(None)),
+            _ if changes == 0 || restart => None,
+            _ => Some(Write::Events((0..changes).map(|_| Any::default()).collect(), None)),
+        };
+        let before = Sequence(stream.applied);
+        stream.applied = write.as_ref().map_or(before, |write| write.after(before)).0;
+        let shown = bytes::Bytes::copy_from_slice(&stream.applied.to_be_bytes());
+        let then = if restart {
+            Then::Fail(Failure::new(FailureKind::Failed, "restart"))
         } else {
-            let value = bytes::Bytes::copy_from_slice(&stream.applied.to_be_bytes());
-            let payload = Some(Any { type_url: String::new(), value });
-            client_action::Action::Reply(cloudstate::Reply { payload, metadata: None })
+            let (type_url, payload) = (String::new(), shown.clone());
+            Then::Reply(Reply { type_url, payload, metadata: None })
         };
-        let reply = EventSourcedReply {
-            command_id: id + id_off,
-            client_action: Some(ClientAction { action: Some(action) }),
-            events: (0..events).map(|_| Any::default()).collect(),
-            ..EventSourcedReply::default()
-        };
-        self.on(Event::Message(Some(stream_out::Message::Reply(reply))));
+        let payload = Some(Any { type_url: String::new(), value: shown });
+        let effects = vec![SideEffect { payload, ..SideEffect::default() }];
+        let command_id = id + id_off;
+        let reply = Reaction { command_id, then, effects, write, restart, ignored: None };
+        self.on(Event::Message(Incoming::Reply(reply)));
     }
 
     /// The oldest write gets its outcome; `lost` also loses the answer to one that was written.
-    fn append(&mut self, lost: bool) {
-        let Some((expected, count)) = self.appends.pop_front() else { return };
-        let fits = expected == self.journal;
+    fn written(&mut self, lost: bool) {
+        let Some((expected, count)) = self.writes.pop_front() else { return };
+        let fits = expected == self.stored;
         if fits {
-            self.journal += count;
+            self.stored += count;
         }
         self.on(Event::Written(match (fits, lost) {
             (_, true) => Written::Unknown(String::new()),
@@ -158,19 +179,29 @@ impl World {
     }
 
     fn load(&mut self) {
-        let Some(next) = self.loading else { return };
-        if next <= self.journal {
+        let Some(next) = self.loading else {
+            if std::mem::take(&mut self.opening) {
+                self.on(Event::Opened);
+            }
+            return;
+        };
+        if self.kind == Kind::Value && next == 1 && self.stored > 0 {
+            self.loading = Some(self.stored + 1);
+            self.on(Event::State(Sequence(self.stored), Some(Any::default())));
+        } else if next <= self.stored {
             self.loading = Some(next + 1);
-            self.on(Event::Loaded(Loaded::Event(Sequence(next), Any::default())));
+            self.on(Event::Replay(Sequence(next), Any::default()));
         } else {
             self.loading = None;
+            self.opening = true;
             self.on(Event::LoadEnded);
         }
     }
 
     fn end_stream(&mut self, end: StreamEnd) {
         if self.stream.take().is_some() {
-            self.on(Event::StreamEnded(end));
+            self.opening = false;
+            self.on(Event::StreamEnded(end, String::new()));
         }
     }
 
@@ -187,11 +218,12 @@ impl World {
             8..13 => self.reply(u64::from(choice) % 3, false, 0),
             13 => self.reply(1, true, 0),
             14 => self.reply(1, false, 7),
-            15..19 => self.append(false),
-            19 => self.append(true),
+            15..19 => self.written(false),
+            19 => self.written(true),
             20 => self.end_stream(StreamEnd::Ended),
             21 => self.end_stream(StreamEnd::NeverReached),
             22 => self.time_out(),
+            23 => self.on(Event::Passivate),
             _ => {
                 if self.loading.take().is_some() {
                     self.on(Event::LoadFailed(String::new()));
@@ -209,7 +241,7 @@ impl World {
             }
             self.load();
             self.reply(1, false, 0);
-            self.append(false);
+            self.written(false);
             if self.stream.as_ref().is_some_and(|stream| stream.half_closed) {
                 self.end_stream(StreamEnd::Ended);
             }
@@ -222,13 +254,22 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn promises_hold_in_any_order_of_events(choices in prop::collection::vec(0_u8..24, 0..120)) {
-        let mut world = World::new();
+    fn promises_hold_in_any_order_of_events(
+        value: bool,
+        in_flight in 1_usize..4,
+        choices in prop::collection::vec(0_u8..25, 0..120),
+    ) {
+        let mut world = World::new(if value { Kind::Value } else { Kind::EventSourced }, in_flight);
         for choice in choices {
             world.step(choice);
         }
         world.settle();
         prop_assert!(world.waiting.is_empty(), "never answered: {:?}", world.waiting);
-        prop_assert!(world.appends.is_empty());
+        prop_assert!(world.writes.is_empty());
     }
+}
+
+/// The change that a reply shows, or that an effect follows from.
+fn number(payload: &[u8]) -> u64 {
+    u64::from_be_bytes(payload.try_into().unwrap())
 }
