@@ -17,6 +17,10 @@ pub mod kind {
     pub const RESOURCES_AVAILABLE: &str = "ResourcesAvailable";
     /// Whether a rollout is under way.
     pub const PROGRESSING: &str = "Progressing";
+    /// Whether fewer replicas run than the spec asks for, on purpose. Only there when it holds.
+    pub const REPLICAS_PINNED: &str = "ReplicasPinned";
+    /// Whether something in the spec should be written in another way. Only there when it holds.
+    pub const CONFIGURATION_DEPRECATED: &str = "ConfigurationDeprecated";
 }
 
 /// Reasons that the operator itself gives.
@@ -42,6 +46,14 @@ pub mod reason {
     pub const UNSPECIFIED_STORE_TYPE: &str = "UnspecifiedStoreType";
     /// The store's type is not one of ours.
     pub const UNKNOWN_STORE_TYPE: &str = "UnknownStoreType";
+    /// The store does not say how it is run.
+    pub const UNSPECIFIED_DEPLOYMENT_TYPE: &str = "UnspecifiedDeploymentType";
+    /// The store is to be run in a way that is not ours.
+    pub const UNKNOWN_DEPLOYMENT_TYPE: &str = "UnknownDeploymentType";
+    /// Credentials stand in plain text where a Secret could be named.
+    pub const PLAINTEXT_CREDENTIALS: &str = "PlaintextCredentials";
+    /// Entities of a store have one owner, so there is one pod whatever is asked for.
+    pub const ONE_OWNER: &str = "OneOwner";
 
     /// Every object exists as translated.
     pub const APPLIED: &str = "Applied";
@@ -69,6 +81,10 @@ pub mod reason {
     pub const IMAGE_PULL_BACK_OFF: &str = "ImagePullBackOff";
     /// The user function starts and exits again.
     pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
+    /// A Secret that a container needs is not there.
+    pub const SECRET_NOT_FOUND: &str = "SecretNotFound";
+    /// A Secret that a container needs lacks a key.
+    pub const SECRET_KEY_NOT_FOUND: &str = "SecretKeyNotFound";
     /// A container cannot be created.
     pub const CREATE_CONTAINER_ERROR: &str = "CreateContainerError";
     /// The user container's own probe says no.

@@ -70,7 +70,7 @@ pub struct StatefulServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
 
-    /// How many pods to run. A store of type `InMemory` allows no more than one.
+    /// How many pods to run. With a datastore there is no more than one.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0))]
     pub replicas: i32,
@@ -116,7 +116,7 @@ pub struct Datastore {
     #[schemars(length(min = 1))]
     pub name: String,
 
-    /// What this service asks of the store, depending on the store's type.
+    /// What this service asks of the store: for `Postgres`, a `schema` in place of the store's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::free_object")]
     pub config: Option<Map<String, Value>>,
@@ -126,7 +126,8 @@ pub struct Datastore {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulServiceStatus {
-    /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`.
+    /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`, and `ReplicasPinned`
+    /// when it holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -38,16 +38,20 @@ use crate::schema;
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreSpec {
-    /// `InMemory`: state lives in the proxy's memory and is gone with it. Another type is taken in,
-    /// and refused in the condition `StatefulStoreValid`.
+    /// `Postgres`: state lives in a Postgres database that is there already. `InMemory`: it lives in
+    /// the proxy's memory and is gone with it. Another type is taken in, and refused in the condition
+    /// `StatefulStoreValid`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
 
-    /// How the store is run; of no meaning for `InMemory`.
+    /// How the store is run: `Unmanaged`, by somebody else. Of no meaning for `InMemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deployment: Option<String>,
 
-    /// How the store is reached; of no meaning for `InMemory`.
+    /// How the store is reached. For `Postgres`: `service`, `port`, `credentialsFromSecret` with the
+    /// `name` of a Secret that has the keys `database`, `username` and `password` (or others, named in
+    /// `databaseKey`, `usernameKey`, `passwordKey` and `schemaKey`), `credentials` in plain text, and
+    /// `ssl`. Of no meaning for `InMemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::free_object")]
     pub config: Option<Map<String, Value>>,
@@ -57,7 +61,7 @@ pub struct StatefulStoreSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreStatus {
-    /// `Ready` and `StatefulStoreValid`.
+    /// `Ready` and `StatefulStoreValid`, and `ConfigurationDeprecated` when it holds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -63,8 +63,19 @@ fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// The strategic merge patch that removes what others added to lists of ours.
+/// The strategic merge patch that removes what others added to lists of ours, and what an earlier
+/// strategy of a Deployment left: the API server refuses one beside the other.
 pub(crate) fn surplus(wanted: &Value, live: &Value) -> Option<Value> {
+    let mut patch = surplus_in_lists(wanted, live);
+    let strategy = &wanted["spec"]["strategy"];
+    if strategy["type"] == "Recreate" && !live["spec"]["strategy"]["rollingUpdate"].is_null() {
+        let patch = patch.get_or_insert_with(|| json!({}));
+        patch["spec"]["strategy"] = json!({ "type": "Recreate", "rollingUpdate": null });
+    }
+    patch
+}
+
+fn surplus_in_lists(wanted: &Value, live: &Value) -> Option<Value> {
     let (wanted, live) = (wanted.as_object()?, live.as_object()?);
     let nothing = Value::Null;
     let mut patch = Map::new();
@@ -72,7 +83,7 @@ pub(crate) fn surplus(wanted: &Value, live: &Value) -> Option<Value> {
         let wanted = wanted.get(field).unwrap_or(&nothing);
         let removal = match live {
             Value::Array(items) => surplus_items(field, wanted, items),
-            Value::Object(_) => surplus(wanted, live),
+            Value::Object(_) => surplus_in_lists(wanted, live),
             _ => None,
         };
         if let Some(removal) = removal {
@@ -88,7 +99,7 @@ fn surplus_items(field: &str, wanted: &Value, live: &[Value]) -> Option<Value> {
         let key = merge_key(field, item)?;
         let ours = wanted.as_array().into_iter().flatten();
         let patch = match ours.into_iter().find(|ours| ours.get(key) == item.get(key)) {
-            Some(ours) => surplus(ours, item),
+            Some(ours) => surplus_in_lists(ours, item),
             None => Some(json!({ "$patch": "delete" })),
         };
         if let Some(Value::Object(mut patch)) = patch {
@@ -164,6 +175,21 @@ mod tests {
         ] {
             assert!(!holds(&wanted, &live), "{live}");
         }
+    }
+
+    #[test]
+    fn what_a_rolling_update_leaves_gives_way_to_recreate() {
+        let wanted = json!({ "spec": { "strategy": { "type": "Recreate" } } });
+        let rolling = json!({ "type": "RollingUpdate", "rollingUpdate": { "maxSurge": 1 } });
+        let live = json!({ "spec": { "strategy": rolling } });
+        let patch = surplus(&wanted, &live).unwrap();
+        let expected = json!({ "type": "Recreate", "rollingUpdate": null });
+        assert_eq!(patch, json!({ "spec": { "strategy": expected } }));
+        assert_eq!(
+            surplus(&wanted, &json!({ "spec": { "strategy": { "type": "Recreate" } } })),
+            None
+        );
+        assert_eq!(surplus(&live, &live), None);
     }
 
     #[test]

@@ -119,15 +119,29 @@ async fn write<K: Reported>(ctx: &Context, object: &K, status: &K::Status) -> Re
 fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
     let mut events: Vec<Event> = Vec::new();
     // What is more precise comes first.
-    for kind in [kind::STATEFUL_STORE_VALID, kind::RESOURCES_AVAILABLE, kind::READY] {
+    let kinds = [
+        kind::STATEFUL_STORE_VALID,
+        kind::RESOURCES_AVAILABLE,
+        kind::REPLICAS_PINNED,
+        kind::CONFIGURATION_DEPRECATED,
+        kind::READY,
+    ];
+    for kind in kinds {
         let Some(now) = find(current, kind) else { continue };
         let before = find(previous, kind);
         let same = |other: &Condition| other.status == now.status && other.reason == now.reason;
-        let holds = now.status == "True";
-        if before.is_some_and(same) || now.status == "Unknown" || (holds && kind != kind::READY) {
+        let only_when_false = [kind::STATEFUL_STORE_VALID, kind::RESOURCES_AVAILABLE];
+        let as_it_should_be = now.status == "True" && only_when_false.contains(&kind);
+        if before.is_some_and(same) || now.status == "Unknown" || as_it_should_be {
             continue;
         }
-        let event = event(severity(now), &now.reason, &now.message);
+        // Of a warning, the type is the better word than the reason.
+        let (severity, word) = match kind {
+            kind::REPLICAS_PINNED => (EventType::Warning, kind),
+            kind::CONFIGURATION_DEPRECATED => (EventType::Warning, now.reason.as_str()),
+            _ => (severity(now), now.reason.as_str()),
+        };
+        let event = event(severity, word, &now.message);
         if events.iter().all(|earlier| earlier.note != event.note) {
             events.push(event);
         }

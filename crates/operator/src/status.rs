@@ -33,8 +33,8 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
     let rollout = facts.deployment.map(Rollout::of);
     let ready = ready(facts, rollout.as_ref());
     let summary = summary(&ready);
-    let verdicts =
-        [ready, store(facts), resources(facts), progressing(facts, rollout.as_ref())].map(bounded);
+    let always = [ready, store(facts), resources(facts), progressing(facts, rollout.as_ref())];
+    let verdicts: Vec<_> = always.into_iter().chain(pinned(facts)).map(bounded).collect();
     let uid = service.uid().unwrap_or_default();
     let selector =
         translate::selector(&uid).into_iter().map(|(key, value)| format!("{key}={value}"));
@@ -48,7 +48,7 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
         summary: Some(summary),
         store: facts.plan.ok().and_then(Plan::store).map(|binding| BoundStore {
             name: binding.name.clone(),
-            kind: translate::store_type(binding.store).to_owned(),
+            kind: binding.store.kind().to_owned(),
         }),
     }
 }
@@ -56,36 +56,52 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
 /// The status of a store.
 pub(crate) fn of_store(store: &StatefulStore, now: Timestamp) -> StatefulStoreStatus {
     let previous = store.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let (ready, valid) = match translate::validate_store(store) {
+    let valid = kind::STATEFUL_STORE_VALID;
+    let mut verdicts = match translate::validate_store(store) {
         Ok(known) => {
-            let message =
-                format!("services can use this store of type {:?}", translate::store_type(known));
-            (
+            let message = format!("services can use this store of type {:?}", known.kind());
+            let mut verdicts = vec![
                 Verdict::new(kind::READY, Status::True, reason::AVAILABLE, &message),
-                Verdict::new(
-                    kind::STATEFUL_STORE_VALID,
-                    Status::True,
-                    reason::STORE_VALID,
-                    message,
-                ),
-            )
+                Verdict::new(valid, Status::True, reason::STORE_VALID, message),
+            ];
+            verdicts.extend(deprecated(&known.plaintext()));
+            verdicts
         }
-        Err(problem) => {
-            let message = problem.to_string();
-            (
+        Err(problems) => {
+            let message = problems.to_string();
+            vec![
                 Verdict::new(kind::READY, Status::False, reason::STORE_INVALID, &message),
-                Verdict::new(kind::STATEFUL_STORE_VALID, Status::False, problem.reason(), message),
-            )
+                Verdict::new(valid, Status::False, problems.reason(), message),
+            ]
         }
     };
-    let summary = summary(&ready);
+    let summary = summary(&verdicts[0]);
+    verdicts = verdicts.into_iter().map(bounded).collect();
     let generation = store.metadata.generation;
     StatefulStoreStatus {
-        conditions: condition::stamp(previous, &[ready, valid].map(bounded), generation, now),
+        conditions: condition::stamp(previous, &verdicts, generation, now),
         observed_generation: generation,
         kind: store.spec.kind.clone(),
         summary: Some(summary),
     }
+}
+
+/// Credentials that everybody who may read stores can read.
+fn deprecated(plaintext: &[String]) -> Option<Verdict> {
+    (!plaintext.is_empty()).then(|| {
+        let fields = plaintext.join(", ");
+        let message = format!(
+            "{fields}: in plain text; put it into a Secret, and name that in spec.config.credentialsFromSecret.name"
+        );
+        let kind = kind::CONFIGURATION_DEPRECATED;
+        Verdict::new(kind, Status::True, reason::PLAINTEXT_CREDENTIALS, message)
+    })
+}
+
+/// Only there when fewer pods run than the spec asks for.
+fn pinned(facts: &Facts<'_>) -> Option<Verdict> {
+    let why = facts.plan.ok()?.pinned()?;
+    Some(Verdict::new(kind::REPLICAS_PINNED, Status::True, reason::ONE_OWNER, why))
 }
 
 fn ready(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
@@ -112,9 +128,10 @@ fn ready(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
     }
     if rollout.is_complete() {
         let mut message = format!("{} serve calls", rollout.counts());
-        for warning in plan.warnings() {
+        let warnings = plan.warnings().iter().map(|warning| warning.message.as_str());
+        for said in plan.pinned().into_iter().chain(warnings) {
             message += "; ";
-            message += &warning.message;
+            message += said;
         }
         return Verdict::new(kind::READY, Status::True, reason::AVAILABLE, message);
     }
@@ -136,9 +153,9 @@ fn store(facts: &Facts<'_>) -> Verdict {
         Verdict::new(kind::STATEFUL_STORE_VALID, status, reason, message)
     };
     if let Err(problems) = facts.plan
-        && let Some(problem) = problems.iter().find(|problem| problem.is_about_the_store())
+        && let Some(problems) = problems.about_the_store()
     {
-        return verdict(Status::False, problem.reason(), problem.to_string());
+        return verdict(Status::False, problems.reason(), problems.to_string());
     }
     match &facts.service.spec.datastore {
         Some(datastore) => verdict(

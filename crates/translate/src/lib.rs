@@ -15,5 +15,5 @@ pub use inputs::{Inputs, Settings};
 pub use plan::{Binding, Plan, Warning};
 pub use problem::{Problem, Problems};
 pub use render::{Objects, deployment_name, render, selector};
-pub use store::{store_type, validate_store};
+pub use store::{Credential, Known, Postgres, Tls, validate_store};
 pub use validate::validate;

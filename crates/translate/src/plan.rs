@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use api::contract::Store;
 use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
+
+use crate::{Known, Tls};
 
 /// A validated service.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +24,8 @@ pub struct Plan {
     pub(crate) extra: Vec<Container>,
     pub(crate) store: Option<Binding>,
     pub(crate) replicas: i32,
+    /// Why fewer replicas run than the spec asks for, if so.
+    pub(crate) pinned: Option<String>,
     pub(crate) service_account_name: Option<String>,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) sidecar_resources: Option<ResourceRequirements>,
@@ -39,8 +42,18 @@ pub struct Plan {
 pub struct Binding {
     /// Name of the StatefulStore.
     pub name: String,
-    /// What it is.
-    pub store: Store,
+    /// What it is, with what the service asks of it.
+    pub store: Known,
+}
+
+impl Binding {
+    /// How the connection to the store is secured, where that is said.
+    pub(crate) fn tls(&self) -> Option<&Tls> {
+        match &self.store {
+            Known::InMemory => None,
+            Known::Postgres(postgres) => postgres.tls.as_ref(),
+        }
+    }
 }
 
 /// Something that was decided otherwise than the spec says.
@@ -61,6 +74,11 @@ impl Plan {
     /// How many pods there will be.
     pub fn replicas(&self) -> i32 {
         self.replicas
+    }
+
+    /// Why there will be fewer pods than the spec asks for, if so.
+    pub fn pinned(&self) -> Option<&str> {
+        self.pinned.as_deref()
     }
 
     /// What the user should know though nothing is wrong.

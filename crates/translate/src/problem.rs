@@ -34,6 +34,41 @@ pub enum Problem {
         /// What its type is.
         value: String,
     },
+    /// The store does not say how it is run.
+    #[error("StatefulStore {store:?} has no spec.deployment: set it to {}", store::deployments())]
+    StoreDeploymentUnspecified {
+        /// Name of the store.
+        store: String,
+    },
+    /// The store is to be run in a way that we have not.
+    #[error(
+        "StatefulStore {store:?} has spec.deployment {value:?}, which is not known: set it to {}",
+        store::deployments()
+    )]
+    StoreDeploymentUnknown {
+        /// Name of the store.
+        store: String,
+        /// What was given.
+        value: String,
+    },
+    /// The store's configuration cannot be used. Its values are not shown: one may be a password.
+    #[error("StatefulStore {store:?}: {path} {fault}")]
+    StoreConfig {
+        /// Name of the store.
+        store: String,
+        /// The field.
+        path: String,
+        /// What is wrong with it, and what to do.
+        fault: String,
+    },
+    /// A volume of the user has a name that we need.
+    #[error(
+        "spec.volumes has {name:?}, which is the name of a volume of ours: choose another name"
+    )]
+    VolumeNameTaken {
+        /// The volume's name.
+        name: String,
+    },
     /// There is no user function.
     #[error("spec.containers is empty: give it one container with the user function's image")]
     NoContainers,
@@ -90,6 +125,8 @@ impl Problem {
             Self::StoreNotFound { .. } => reason::STATEFUL_STORE_NOT_FOUND,
             Self::StoreTypeUnspecified { .. } => reason::UNSPECIFIED_STORE_TYPE,
             Self::StoreTypeUnknown { .. } => reason::UNKNOWN_STORE_TYPE,
+            Self::StoreDeploymentUnspecified { .. } => reason::UNSPECIFIED_DEPLOYMENT_TYPE,
+            Self::StoreDeploymentUnknown { .. } => reason::UNKNOWN_DEPLOYMENT_TYPE,
             _ => reason::BAD_CONFIGURATION,
         }
     }
@@ -101,6 +138,9 @@ impl Problem {
             Self::StoreNotFound { .. }
                 | Self::StoreTypeUnspecified { .. }
                 | Self::StoreTypeUnknown { .. }
+                | Self::StoreDeploymentUnspecified { .. }
+                | Self::StoreDeploymentUnknown { .. }
+                | Self::StoreConfig { .. }
         )
     }
 }
@@ -114,5 +154,18 @@ impl Problems {
     /// The problems in the order of the spec's fields.
     pub fn iter(&self) -> impl Iterator<Item = &Problem> {
         self.0.iter()
+    }
+
+    /// Those that are about the store, if any.
+    #[must_use]
+    pub fn about_the_store(&self) -> Option<Self> {
+        let found = self.iter().filter(|problem| problem.is_about_the_store()).cloned();
+        let found: Vec<_> = found.collect();
+        (!found.is_empty()).then_some(Self(found))
+    }
+
+    /// The word for conditions and events: that of the first problem.
+    pub fn reason(&self) -> &'static str {
+        self.0.first().map_or(reason::BAD_CONFIGURATION, Problem::reason)
     }
 }

@@ -15,6 +15,9 @@ use kube::Resource;
 
 use crate::{Plan, Settings};
 
+/// The volume with the files for TLS to Postgres.
+pub(crate) const SSL_VOLUME: &str = "postgres-ssl";
+
 /// What a service becomes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Objects {

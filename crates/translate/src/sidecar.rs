@@ -6,18 +6,20 @@ use api::contract::{Store, container, env, label, port, probe};
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
     ObjectFieldSelector, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile,
-    SecurityContext,
+    SecretKeySelector, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use crate::render::pull_policy;
-use crate::{Plan, Settings};
+use crate::render::{SSL_VOLUME, pull_policy};
+use crate::{Binding, Credential, Known, Plan, Postgres, Settings};
 
 /// User and group of the sidecar; its image has no others.
 const SIDECAR_USER: i64 = 65532;
 /// Heap of a proxy made of jars when the user asks for none.
 const JVM_MEMORY_DEFAULT: &str = "256m";
+/// Where the files for TLS to Postgres are mounted.
+const POSTGRES_SSL_PATH: &str = "/var/run/secrets/postgres";
 
 pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
     let image = settings.image(store(plan));
@@ -32,6 +34,7 @@ pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
         startup_probe: Some(http_probe(probe::STARTUP, 1, 1, 120)),
         readiness_probe: Some(http_probe(probe::READY, 1, 1, 3)),
         liveness_probe: Some(http_probe(probe::ALIVE, 10, 2, 3)),
+        volume_mounts: volume_mounts(plan),
         security_context: Some(security_context()),
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -39,7 +42,7 @@ pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
 }
 
 fn store(plan: &Plan) -> Store {
-    plan.store.as_ref().map_or(Store::None, |binding| binding.store)
+    plan.store.as_ref().map_or(Store::None, |binding| binding.store.store())
 }
 
 fn ports() -> Vec<ContainerPort> {
@@ -62,8 +65,11 @@ fn ports() -> Vec<ContainerPort> {
 
 fn environment(plan: &Plan) -> Vec<EnvVar> {
     let memory = plan.sidecar_jvm_memory.as_deref().unwrap_or(JVM_MEMORY_DEFAULT);
-    let mut variables = vec![
-        plain(env::STORE, store(plan).as_str()),
+    let mut variables = vec![plain(env::STORE, store(plan).as_str())];
+    if let Some(Binding { store: Known::Postgres(postgres), .. }) = &plan.store {
+        variables.extend(postgres_variables(postgres));
+    }
+    variables.extend([
         plain(env::HTTP_PORT, &port::PROXY),
         plain(env::METRICS_PORT, &port::METRICS),
         plain(env::USER_FUNCTION_PORT, &plan.port),
@@ -73,7 +79,7 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         plain(env::SELECTOR_LABEL, label::STATEFUL_SERVICE),
         plain(env::REQUIRED_CONTACT_POINT_NR, &1),
         plain(env::JAVA_OPTS, &format!("-Xms{memory} -Xmx{memory}")),
-    ];
+    ]);
     if let Some(memory) = &plan.sidecar_jvm_memory {
         variables.push(plain(env::SIDECAR_JVM_MEMORY, memory));
     }
@@ -95,6 +101,61 @@ fn environment(plan: &Plan) -> Vec<EnvVar> {
         ..EnvVar::default()
     });
     variables
+}
+
+/// How Postgres is reached. What stands in a Secret is put in by the kubelet, so that nobody else reads it.
+fn postgres_variables(postgres: &Postgres) -> Vec<EnvVar> {
+    let mut variables = vec![
+        plain(env::POSTGRES_SERVICE, &postgres.service),
+        credential(env::POSTGRES_DATABASE, &postgres.database),
+        credential(env::POSTGRES_USERNAME, &postgres.username),
+        credential(env::POSTGRES_PASSWORD, &postgres.password),
+    ];
+    variables.extend(postgres.port.map(|port| plain(env::POSTGRES_PORT, &port)));
+    variables
+        .extend(postgres.schema.as_ref().map(|schema| credential(env::POSTGRES_SCHEMA, schema)));
+    if let Some(tls) = &postgres.tls {
+        variables.push(plain(env::POSTGRES_SSL_MODE, &tls.mode));
+        let files = [
+            (env::POSTGRES_SSL_ROOT_CERT, &tls.root_cert),
+            (env::POSTGRES_SSL_CERT, &tls.cert),
+            (env::POSTGRES_SSL_KEY, &tls.key),
+        ];
+        variables.extend(files.into_iter().filter_map(|(name, key)| {
+            key.as_ref().map(|key| plain(name, &format!("{POSTGRES_SSL_PATH}/{key}")))
+        }));
+    }
+    variables
+}
+
+fn credential(name: &str, credential: &Credential) -> EnvVar {
+    match credential {
+        Credential::Literal(value) => plain(name, value),
+        Credential::Secret { name: secret, key } => EnvVar {
+            name: name.to_owned(),
+            value_from: Some(EnvVarSource {
+                secret_key_ref: Some(SecretKeySelector {
+                    name: secret.clone(),
+                    key: key.clone(),
+                    optional: None,
+                }),
+                ..EnvVarSource::default()
+            }),
+            ..EnvVar::default()
+        },
+    }
+}
+
+/// The files for TLS to the store, where a Secret has them.
+fn volume_mounts(plan: &Plan) -> Option<Vec<VolumeMount>> {
+    plan.store.as_ref().and_then(Binding::tls).and_then(|tls| tls.secret.as_ref()).map(|_| {
+        vec![VolumeMount {
+            name: SSL_VOLUME.to_owned(),
+            mount_path: POSTGRES_SSL_PATH.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        }]
+    })
 }
 
 fn plain(name: &str, value: &(impl ToString + ?Sized)) -> EnvVar {

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use api::contract::{Store, container, env, port};
+use api::contract::{container, env, port};
 use api::{StatefulService, StatefulServiceSpec};
 use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt;
 
-use crate::{Binding, Inputs, Plan, Problem, Problems, Warning, validate_store};
+use crate::render::SSL_VOLUME;
+use crate::{Binding, Credential, Inputs, Known, Plan, Problem, Problems, Warning, validate_store};
 
 /// Keys under these prefixes are the book-keeping of deployment tools: passed on to the pods, each
 /// of their edits would restart them.
@@ -36,16 +37,17 @@ pub fn validate(service: &StatefulService, inputs: &Inputs) -> Result<Plan, Prob
     let mut problems = Vec::new();
     check_containers(&spec.containers, &mut problems);
     check_ports(&spec.containers, &mut problems);
-    let store = bind(service, inputs).unwrap_or_else(|problem| {
-        problems.push(problem);
+    let mut warnings = Vec::new();
+    let store = bind(service, inputs, &mut warnings).unwrap_or_else(|found| {
+        problems.extend(found.0);
         None
     });
+    check_volumes(spec, store.as_ref(), &mut problems);
     let (Some(user), []) = (spec.containers.first(), problems.as_slice()) else {
         return Err(Problems(problems));
     };
 
-    let mut warnings = Vec::new();
-    let replicas = replicas(spec, store.as_ref(), &mut warnings);
+    let (replicas, pinned) = replicas(spec, store.as_ref());
     let port = user_port(user);
     warn_of_overridden_port(user, port, &mut warnings);
     Ok(Plan {
@@ -59,6 +61,7 @@ pub fn validate(service: &StatefulService, inputs: &Inputs) -> Result<Plan, Prob
         extra: spec.containers[1..].to_vec(),
         store,
         replicas,
+        pinned,
         service_account_name: spec.service_account_name.clone(),
         volumes: spec.volumes.clone(),
         sidecar_resources: spec.sidecar_resources.clone(),
@@ -109,39 +112,67 @@ fn check_ports(containers: &[Container], problems: &mut Vec<Problem>) {
     }
 }
 
-fn bind(service: &StatefulService, inputs: &Inputs) -> Result<Option<Binding>, Problem> {
+fn bind(
+    service: &StatefulService,
+    inputs: &Inputs,
+    warnings: &mut Vec<Warning>,
+) -> Result<Option<Binding>, Problems> {
     let Some(datastore) = &service.spec.datastore else {
         return Ok(None);
     };
     let Some(object) = &inputs.store else {
-        return Err(Problem::StoreNotFound {
+        return Err(Problems(vec![Problem::StoreNotFound {
             store: datastore.name.clone(),
             namespace: service.namespace().unwrap_or_default(),
-        });
+        }]));
     };
-    let store = validate_store(object)?;
+    let mut store = validate_store(object)?;
+    if let Known::Postgres(postgres) = &mut store {
+        let config = datastore.config.iter().flatten();
+        for (key, value) in config {
+            match (key.as_str(), value.as_str()) {
+                ("schema", Some(schema)) if !schema.is_empty() => {
+                    postgres.schema = Some(Credential::Literal(schema.to_owned()));
+                }
+                _ => warnings.push(unread(key)),
+            }
+        }
+    }
     Ok(Some(Binding { name: datastore.name.clone(), store }))
 }
 
-fn replicas(
-    spec: &StatefulServiceSpec,
-    store: Option<&Binding>,
-    warnings: &mut Vec<Warning>,
-) -> i32 {
-    match store {
-        // Each proxy would have a store of its own, and calls would find one or the other.
-        Some(Binding { name, store: Store::InMemory }) if spec.replicas > 1 => {
-            warnings.push(Warning {
-                reason: "ReplicasPinned",
-                message: format!(
-                    "spec.replicas is {}, and 1 is used: StatefulStore {name:?} is of type \"InMemory\", whose state one pod cannot share with another",
-                    spec.replicas
-                ),
-            });
-            1
-        }
-        _ => spec.replicas,
+fn unread(key: &str) -> Warning {
+    Warning {
+        reason: "DatastoreConfigUnread",
+        message: format!(
+            "spec.datastore.config.{key} is not read: a store of type \"Postgres\" takes the text \"schema\" and nothing else"
+        ),
     }
+}
+
+fn check_volumes(spec: &StatefulServiceSpec, store: Option<&Binding>, problems: &mut Vec<Problem>) {
+    let is_ours = store.and_then(Binding::tls).is_some_and(|tls| tls.secret.is_some());
+    if is_ours && spec.volumes.iter().any(|volume| volume.name == SSL_VOLUME) {
+        problems.push(Problem::VolumeNameTaken { name: SSL_VOLUME.to_owned() });
+    }
+}
+
+/// How many pods there will be, and why not more if more are asked for.
+fn replicas(spec: &StatefulServiceSpec, store: Option<&Binding>) -> (i32, Option<String>) {
+    let Some(Binding { name, store }) = store.filter(|_| spec.replicas > 1) else {
+        return (spec.replicas, None);
+    };
+    let why = match store {
+        // Each proxy would have a store of its own, and calls would find one or the other.
+        Known::InMemory => "whose state one pod cannot share with another",
+        Known::Postgres(_) => "whose entities one pod at a time can own",
+    };
+    let message = format!(
+        "spec.replicas is {}, and 1 is used: StatefulStore {name:?} is of type {:?}, {why}",
+        spec.replicas,
+        store.kind()
+    );
+    (1, Some(message))
 }
 
 /// The first declared port, or the default. Only for containers that [`check_ports`] has passed.

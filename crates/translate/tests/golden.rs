@@ -55,6 +55,9 @@ fn translate(service: &StatefulService, inputs: &Inputs) -> Result<String, Strin
     let plan = validate(service, inputs).map_err(|problems| lines(&problems))?;
     let objects = render(&settings(), &plan);
     let mut text = String::new();
+    if let Some(message) = plan.pinned() {
+        writeln!(text, "# pinned: {message}").unwrap();
+    }
     for warning in plan.warnings() {
         writeln!(text, "# {}: {}", warning.reason, warning.message).unwrap();
     }

@@ -1,7 +1,7 @@
 //! What the kubelet says about the containers of one pod.
 
 use api::condition::reason;
-use api::contract::{NotReady, container};
+use api::contract::{NotReady, container, label};
 use k8s_openapi::api::core::v1::{
     ContainerStateTerminated, ContainerStateWaiting, ContainerStatus, Pod,
 };
@@ -26,12 +26,15 @@ const CREATE_REASONS: [&str; 3] =
 /// The containers of one pod.
 pub(super) struct Containers<'a> {
     all: Vec<&'a ContainerStatus>,
+    /// Name of the StatefulStore that the pod was made for.
+    store: Option<&'a str>,
 }
 
 impl<'a> Containers<'a> {
     pub(super) fn of(pod: &'a Pod) -> Self {
         let all = pod.status.iter().filter_map(|status| status.container_statuses.as_ref());
-        Self { all: all.flatten().collect() }
+        let store = pod.metadata.labels.as_ref().and_then(|all| all.get(label::STATEFUL_STORE));
+        Self { all: all.flatten().collect(), store: store.map(String::as_str) }
     }
 
     fn sidecar(&self) -> Option<&'a ContainerStatus> {
@@ -74,8 +77,16 @@ impl<'a> Containers<'a> {
                 return Some((Certainty::Stuck, diagnosis(reason::IMAGE_PULL_BACK_OFF, &message)));
             }
             CREATE_REASONS.contains(&why).then(|| {
-                let message = format!("pod {pod:?}, container {name:?} cannot be created: {said}");
-                (Certainty::Stuck, diagnosis(reason::CREATE_CONTAINER_ERROR, &message))
+                let why = why_not_created(said);
+                // Of Secrets, the sidecar has none but those of the store.
+                let ours =
+                    name == container::SIDECAR && why != reason::CREATE_CONTAINER_ERROR;
+                let advice = self.store.filter(|_| ours).map_or_else(String::new, |store| {
+                    format!("; create it, or name another in spec.config of StatefulStore {store:?}")
+                });
+                let message =
+                    format!("pod {pod:?}, container {name:?} cannot be created: {said}{advice}");
+                (Certainty::Stuck, diagnosis(why, &message))
             })
         })
     }
@@ -116,6 +127,17 @@ impl<'a> Containers<'a> {
             status.name
         );
         Some((Certainty::Failing, diagnosis(reason::USER_CONTAINER_NOT_READY, &message)))
+    }
+}
+
+/// What the kubelet's words come down to.
+fn why_not_created(said: &str) -> &'static str {
+    if said.starts_with("secret ") && said.ends_with("not found") {
+        reason::SECRET_NOT_FOUND
+    } else if said.starts_with("couldn't find key ") && said.contains(" in Secret ") {
+        reason::SECRET_KEY_NOT_FOUND
+    } else {
+        reason::CREATE_CONTAINER_ERROR
     }
 }
 

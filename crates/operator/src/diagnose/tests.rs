@@ -206,3 +206,27 @@ fn a_pod_that_no_node_takes_says_why() {
     .unwrap();
     check(&[Arc::new(stuck)], &Answer::Nothing, Some(("Unschedulable", "Insufficient cpu")));
 }
+
+#[test]
+fn a_missing_secret_is_told_with_the_store_that_names_it() {
+    const CAUSE: &str = "CreateContainerConfigError";
+    let sidecar = |said: &str| {
+        let mut pod = pod("a", &running(), &waiting(CAUSE, said));
+        let labels = Arc::make_mut(&mut pod).metadata.labels.get_or_insert_default();
+        labels.insert("cloudstate.io/statefulStore".to_owned(), "carts".to_owned());
+        [pod]
+    };
+    let gone = sidecar("secret \"carts-db\" not found");
+    check(
+        &gone,
+        &Answer::Nothing,
+        Some(("SecretNotFound", "secret \"carts-db\" not found; create")),
+    );
+    check(&gone, &Answer::Nothing, Some(("SecretNotFound", "StatefulStore \"carts\"")));
+    let keyless = sidecar("couldn't find key password in Secret shop/carts-db");
+    check(&keyless, &Answer::Nothing, Some(("SecretKeyNotFound", "key password in Secret")));
+    let other = [pod("a", &waiting(CAUSE, "configmap \"c\" not found"), &running())];
+    check(&other, &Answer::Nothing, Some(("CreateContainerError", "configmap")));
+    let users = [pod("a", &waiting(CAUSE, "secret \"mine\" not found"), &running())];
+    check(&users, &Answer::Nothing, Some(("SecretNotFound", "user-container")));
+}

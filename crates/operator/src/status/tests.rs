@@ -157,3 +157,63 @@ fn a_store_of_unknown_type_says_which_types_there_are() {
     let ready = condition::find(&status.conditions, "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("False", "StoreInvalid"));
 }
+
+fn store_of(spec: &Value) -> StatefulStore {
+    let store = json!({
+        "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulStore",
+        "metadata": { "name": "carts", "namespace": "shop", "generation": 1 },
+        "spec": spec,
+    });
+    serde_json::from_value(store).unwrap()
+}
+
+fn postgres(config: &Value) -> StatefulStore {
+    store_of(&json!({ "type": "Postgres", "deployment": "Unmanaged", "config": config }))
+}
+
+#[test]
+fn a_pinned_replica_count_has_a_condition_while_it_lasts() {
+    let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
+    let inputs = Inputs { store: Some(postgres(&config)) };
+    let spec = |replicas: i32| {
+        service(&json!({
+            "replicas": replicas, "containers": [{ "image": "a" }], "datastore": { "name": "carts" },
+        }))
+    };
+    let status = |service: &StatefulService| {
+        let plan = validate(service, &inputs).unwrap();
+        let facts =
+            Facts { service, plan: Ok(&plan), refusal: None, deployment: None, diagnosis: None };
+        of_service(&facts, Timestamp::UNIX_EPOCH)
+    };
+    let three = status(&spec(3));
+    check(&three, "ReplicasPinned", "True", "OneOwner", "spec.replicas is 3, and 1 is used");
+    assert_eq!(three.store.unwrap().kind, "Postgres");
+    assert!(condition::find(&status(&spec(1)).conditions, "ReplicasPinned").is_none());
+}
+
+#[test]
+fn plain_text_credentials_are_told_by_field_and_not_by_value() {
+    let config = json!({
+        "service": "db", "credentials": { "password": "swordfish" },
+        "credentialsFromSecret": { "name": "cart-db" },
+    });
+    let status = of_store(&postgres(&config), Timestamp::UNIX_EPOCH);
+    let found = condition::find(&status.conditions, "ConfigurationDeprecated").unwrap();
+    assert_eq!(found.reason, "PlaintextCredentials");
+    assert!(found.message.contains("spec.config.credentials.password"), "{}", found.message);
+    assert_eq!(condition::find(&status.conditions, "Ready").unwrap().status, "True");
+    assert!(!serde_json::to_string(&status).unwrap().contains("swordfish"));
+}
+
+#[test]
+fn a_store_tells_all_that_is_wrong_with_it() {
+    let store = store_of(&json!({ "type": "Postgres", "config": { "port": 1 } }));
+    let status = of_store(&store, Timestamp::UNIX_EPOCH);
+    let found = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
+    assert_eq!((found.status.as_str(), &*found.reason), ("False", "UnspecifiedDeploymentType"));
+    for part in ["spec.deployment", "spec.config.service", "spec.config.credentials.password"] {
+        assert!(found.message.contains(part), "{part} is missing in {}", found.message);
+    }
+    assert_eq!(status.summary.as_deref(), Some("StoreInvalid"));
+}

@@ -3,13 +3,21 @@
 use std::collections::BTreeMap;
 
 use api::contract::port;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec};
-use k8s_openapi::api::core::v1::{EmptyDirVolumeSource, PodSpec, PodTemplateSpec, Volume};
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{
+    EmptyDirVolumeSource, PodSpec, PodTemplateSpec, SecretVolumeSource, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::user_container::{self, LOG_VOLUME};
-use super::{deployment_name, labels, owner, selector};
-use crate::{Plan, Settings, sidecar};
+use super::{SSL_VOLUME, deployment_name, labels, owner, selector};
+use crate::{Binding, Known, Plan, Settings, sidecar};
+
+/// Where Postgres listens unless the store says otherwise.
+const POSTGRES_PORT: u16 = 5432;
 
 pub(super) fn render(settings: &Settings, plan: &Plan) -> Deployment {
     let labels = labels(plan);
@@ -24,6 +32,7 @@ pub(super) fn render(settings: &Settings, plan: &Plan) -> Deployment {
         },
         spec: Some(DeploymentSpec {
             replicas: Some(plan.replicas),
+            strategy: strategy(plan),
             selector: LabelSelector {
                 match_labels: Some(selector(&plan.uid)),
                 ..LabelSelector::default()
@@ -39,6 +48,25 @@ pub(super) fn render(settings: &Settings, plan: &Plan) -> Deployment {
             ..DeploymentSpec::default()
         }),
         ..Deployment::default()
+    }
+}
+
+/// How one template gives way to the next.
+fn strategy(plan: &Plan) -> Option<DeploymentStrategy> {
+    match &plan.store.as_ref()?.store {
+        // Two memories must never answer side by side.
+        Known::InMemory => Some(DeploymentStrategy {
+            type_: Some("Recreate".to_owned()),
+            ..DeploymentStrategy::default()
+        }),
+        // The new pod asks the old one for its entities, and is ready once they are handed over.
+        Known::Postgres(_) => Some(DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::Int(1)),
+                max_unavailable: Some(IntOrString::Int(0)),
+            }),
+        }),
     }
 }
 
@@ -66,9 +94,17 @@ fn pod_annotations(plan: &Plan) -> BTreeMap<String, String> {
         .insert("traffic.sidecar.istio.io/includeInboundPorts".to_owned(), port::PROXY.to_string());
     annotations.insert(
         "traffic.sidecar.istio.io/excludeOutboundPorts".to_owned(),
-        format!("{},{}", port::REMOTING, port::MANAGEMENT),
+        outbound_around_meshes(plan),
     );
     annotations
+}
+
+fn outbound_around_meshes(plan: &Plan) -> String {
+    let mut ports = vec![port::REMOTING, port::MANAGEMENT];
+    if let Some(Binding { store: Known::Postgres(postgres), .. }) = &plan.store {
+        ports.push(postgres.port.unwrap_or(POSTGRES_PORT));
+    }
+    ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn volumes(plan: &Plan) -> Vec<Volume> {
@@ -79,6 +115,18 @@ fn volumes(plan: &Plan) -> Vec<Volume> {
         volumes.push(Volume {
             name: LOG_VOLUME.to_owned(),
             empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
+    }
+    if let Some(secret) =
+        plan.store.as_ref().and_then(Binding::tls).and_then(|tls| tls.secret.as_ref())
+    {
+        volumes.push(Volume {
+            name: SSL_VOLUME.to_owned(),
+            secret: Some(SecretVolumeSource {
+                secret_name: Some(secret.clone()),
+                ..SecretVolumeSource::default()
+            }),
             ..Volume::default()
         });
     }
