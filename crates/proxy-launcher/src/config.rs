@@ -19,6 +19,8 @@ use api::{
     environment::{Reader, value},
 };
 
+use crate::user_function::{Cadence, Probe};
+
 /// Prefix of the variables that only the launcher reads; none of them reaches the proxy.
 pub const PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
 
@@ -32,6 +34,14 @@ const BUDGET: &str = "CLOUDSTATE_LAUNCHER_BUDGET";
 const BUDGET_WINDOW: &str = "CLOUDSTATE_LAUNCHER_BUDGET_WINDOW";
 const START_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_START_TIMEOUT";
 const HANG_AFTER: &str = "CLOUDSTATE_LAUNCHER_HANG_AFTER";
+const UF_WAIT: &str = "CLOUDSTATE_LAUNCHER_UF_WAIT";
+const UF_PROBE: &str = "CLOUDSTATE_LAUNCHER_UF_PROBE";
+const UF_INTERVAL: &str = "CLOUDSTATE_LAUNCHER_UF_INTERVAL";
+const UF_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_UF_TIMEOUT";
+const UF_DOWN_AFTER: &str = "CLOUDSTATE_LAUNCHER_UF_DOWN_AFTER";
+const UF_GIVE_UP: &str = "CLOUDSTATE_LAUNCHER_UF_GIVE_UP";
+const UF_REQUIRED: &str = "CLOUDSTATE_LAUNCHER_UF_REQUIRED";
+const UF_ON_RETURN: &str = "CLOUDSTATE_LAUNCHER_UF_ON_RETURN";
 const DRAIN_PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
 const DRAIN_KILL_MARGIN: &str = "CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN";
 const LOG_LEVEL: &str = "CLOUDSTATE_LAUNCHER_LOG_LEVEL";
@@ -60,6 +70,8 @@ pub struct Config {
     pub supervise: Supervise,
     /// How the proxy is stopped.
     pub drain: Drain,
+    /// What the user function means for the proxy.
+    pub user_function: UserFunction,
     /// How much is logged.
     pub log_level: &'static str,
     /// File for last words; none when the variable is set to nothing.
@@ -104,6 +116,43 @@ pub struct Supervise {
     pub start_timeout: Duration,
     /// How long a proxy that has answered before may be silent; zero is for ever.
     pub hang_after: Duration,
+}
+
+/// What the user function means for the proxy.
+#[derive(Clone, Debug)]
+pub struct UserFunction {
+    /// Whether the proxy waits for it.
+    pub wait: Wait,
+    /// How it is asked.
+    pub probe: Probe,
+    /// How often it is asked.
+    pub cadence: Cadence,
+    /// How long it may take to answer for the first time; zero is for ever.
+    pub give_up_after: Duration,
+    /// Whether calls are served only while it answers.
+    pub required: bool,
+    /// What to do when it comes back.
+    pub on_return: OnReturn,
+}
+
+/// Whether the proxy waits for the user function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// It is started at once; only readiness waits.
+    Parallel,
+    /// It is started once the user function answers.
+    Gate,
+    /// The user function is not asked at all.
+    Never,
+}
+
+/// What to do when the user function comes back after it was gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnReturn {
+    /// Nothing: the native proxy notices by itself and asks again what it may serve.
+    Ignore,
+    /// Start the proxy again: one made of jars discovers once in its life.
+    RestartProxy,
 }
 
 /// How the proxy is stopped.
@@ -163,6 +212,7 @@ pub fn load(
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
         supervise: read_supervise(&mut reader),
         drain: read_drain(&mut reader),
+        user_function: read_user_function(&mut reader),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         ports,
         user_function_host,
@@ -222,6 +272,36 @@ fn read_supervise(reader: &mut Reader) -> Supervise {
         });
     }
     supervise
+}
+
+fn read_user_function(reader: &mut Reader) -> UserFunction {
+    let wait = |text: &str| match text {
+        "parallel" => Ok(Wait::Parallel),
+        "gate" => Ok(Wait::Gate),
+        "none" => Ok(Wait::Never),
+        _ => Err(value::unknown(&["parallel", "gate", "none"])),
+    };
+    let probe = |text: &str| {
+        let found = Probe::ALL.into_iter().find(|probe| probe.as_str() == text);
+        found.ok_or_else(|| value::unknown(&Probe::ALL.map(Probe::as_str)))
+    };
+    let on_return = |text: &str| match text {
+        "ignore" => Ok(OnReturn::Ignore),
+        "restart-proxy" => Ok(OnReturn::RestartProxy),
+        _ => Err(value::unknown(&["ignore", "restart-proxy"])),
+    };
+    UserFunction {
+        wait: reader.read(UF_WAIT, "parallel", wait),
+        probe: reader.read(UF_PROBE, "tcp", probe),
+        cadence: Cadence {
+            interval: reader.read(UF_INTERVAL, "250ms", value::pause),
+            timeout: reader.read(UF_TIMEOUT, "500ms", value::pause),
+            down_after: reader.read(UF_DOWN_AFTER, "3", value::positive),
+        },
+        give_up_after: reader.read(UF_GIVE_UP, "0s", value::duration),
+        required: reader.read(UF_REQUIRED, "true", value::switch),
+        on_return: reader.read(UF_ON_RETURN, "ignore", on_return),
+    }
 }
 
 fn read_drain(reader: &mut Reader) -> Drain {

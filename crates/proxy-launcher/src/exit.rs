@@ -8,6 +8,8 @@ use api::contract::exit;
 const INTERNAL: u8 = 70;
 /// The operating system refused.
 pub const OS_ERROR: u8 = 71;
+/// The user function never came.
+pub const UNAVAILABLE: u8 = 69;
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// 128 plus the signal's number, as shells count.

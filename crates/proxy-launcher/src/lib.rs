@@ -15,3 +15,4 @@ pub mod probe;
 pub mod process;
 pub mod supervise;
 pub mod termination;
+pub mod user_function;

@@ -14,18 +14,20 @@ use api::contract::{NotReady, exit, reason};
 
 use self::backoff::Restarts;
 use crate::{
-    config::{Drain, Supervise},
-    exit::{End, KILLED, Verdict},
+    config::{Drain, OnReturn, Supervise, UserFunction, Wait},
+    exit::{End, KILLED, UNAVAILABLE, Verdict},
     health::{Answer, Health},
 };
 
 /// Without any event for so long this process itself was stopped, e.g. by SIGSTOP or a paused machine: the
 /// prober alone makes one every two seconds. What was counted before says nothing about the proxy then.
 const FROZEN: Duration = Duration::from_secs(4);
-/// How long a proxy that does not answer may take to leave, before it is killed and tried again.
-const SILENT_STOP: Duration = Duration::from_secs(5);
+/// How long a proxy may take to leave that is to be started again, before it is killed.
+const REPLACE_STOP: Duration = Duration::from_secs(5);
 /// How long a killed process may take to vanish. Only the kernel can hold it up, e.g. in a stuck write.
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
+/// A user function that comes and goes must not take the proxy with it each time.
+const PLANNED_RESTART_INTERVAL: Duration = Duration::from_secs(30);
 /// An interrupt comes from a person who waits at a terminal.
 const INTERRUPT_STOP: Duration = Duration::from_secs(5);
 
@@ -42,6 +44,11 @@ pub enum Event {
         generation: u64,
         /// What it said.
         answer: Answer,
+    },
+    /// The user function is there, or is not any more.
+    UserFunction {
+        /// Whether it answers.
+        up: bool,
     },
     /// TERM arrived.
     Terminate,
@@ -73,13 +80,33 @@ pub enum Action {
 /// Where we are. A proxy process exists in Starting, Running, Draining and Stopping, in no other.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
-    Backoff { until: Duration, last: Option<End> },
-    Starting { since: Duration },
-    Running { since: Duration },
-    Draining { until: Duration, kill_at: Duration },
-    Stopping { kill_at: Duration, then: Then },
-    Killing { give_up_at: Duration, then: Then },
-    Failed { code: u8 },
+    /// For the user function, before the first start.
+    Waiting,
+    Backoff {
+        until: Duration,
+        last: Option<End>,
+    },
+    Starting {
+        since: Duration,
+    },
+    Running {
+        since: Duration,
+    },
+    Draining {
+        until: Duration,
+        kill_at: Duration,
+    },
+    Stopping {
+        kill_at: Duration,
+        then: Then,
+    },
+    Killing {
+        give_up_at: Duration,
+        then: Then,
+    },
+    Failed {
+        code: u8,
+    },
     Stopped,
 }
 
@@ -87,16 +114,18 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Then {
     Leave,
-    StartAgain(Silence),
+    StartAgain(Why),
 }
 
 /// Why a proxy that lives is started again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Silence {
+enum Why {
     /// It has never answered.
-    FromTheStart,
+    NeverAnswered,
     /// It answered once, and hangs.
-    Hang,
+    Hung,
+    /// The user function came back and may be another one. No failure.
+    UserFunctionReturned,
 }
 
 /// Decides when the proxy is started, stopped and given up, and what the probes hear.
@@ -104,6 +133,11 @@ enum Silence {
 pub struct Machine {
     supervise: Supervise,
     drain: Drain,
+    user_function: UserFunction,
+    /// Whether the user function answers; nothing as long as it never has.
+    user_function_up: Option<bool>,
+    /// When the last restart was that was no failure.
+    planned_restart_at: Option<Duration>,
     state: State,
     generation: u64,
     answer: Answer,
@@ -114,13 +148,21 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that starts the proxy with its first event. `seed` makes the jitter of the pauses.
-    pub fn new(supervise: Supervise, drain: Drain, seed: u64) -> Self {
+    /// A machine that starts the proxy with its first event, or once the user function is there. `seed`
+    /// makes the jitter of the pauses.
+    pub fn new(supervise: Supervise, drain: Drain, user_function: UserFunction, seed: u64) -> Self {
+        let state = match user_function.wait {
+            Wait::Gate => State::Waiting,
+            Wait::Parallel | Wait::Never => State::Backoff { until: Duration::ZERO, last: None },
+        };
         Self {
             restarts: Restarts::new(supervise.clone(), seed),
             supervise,
             drain,
-            state: State::Backoff { until: Duration::ZERO, last: None },
+            user_function,
+            user_function_up: None,
+            planned_restart_at: None,
+            state,
             generation: 0,
             answer: Answer::Ready,
             silent_since: None,
@@ -130,23 +172,41 @@ impl Machine {
 
     /// When [`Event::Tick`] is wanted at the latest.
     pub fn wake_at(&self) -> Option<Duration> {
-        match &self.state {
+        let own = match &self.state {
             State::Backoff { until, .. } | State::Draining { until, .. } => Some(*until),
             State::Starting { since } if !self.supervise.start_timeout.is_zero() => {
                 Some(since.saturating_add(self.supervise.start_timeout))
             }
             State::Stopping { kill_at, .. } => Some(*kill_at),
             State::Killing { give_up_at, .. } => Some(*give_up_at),
-            State::Starting { .. }
+            State::Waiting
+            | State::Starting { .. }
             | State::Running { .. }
             | State::Failed { .. }
             | State::Stopped => None,
-        }
+        };
+        own.into_iter().chain(self.give_up_at()).min()
+    }
+
+    /// When a user function that has never answered is waited for no longer.
+    fn give_up_at(&self) -> Option<Duration> {
+        let waits = matches!(
+            self.state,
+            State::Waiting | State::Backoff { .. } | State::Starting { .. } | State::Running { .. }
+        );
+        let limit = self.user_function.give_up_after;
+        (waits && self.is_watched() && self.user_function_up.is_none() && !limit.is_zero())
+            .then_some(limit)
+    }
+
+    fn is_watched(&self) -> bool {
+        self.user_function.wait != Wait::Never
     }
 
     /// The state's name, for the log.
     pub fn state_name(&self) -> &'static str {
         match self.state {
+            State::Waiting => "waiting",
             State::Backoff { .. } => "backoff",
             State::Starting { .. } => "starting",
             State::Running { .. } => "running",
@@ -172,6 +232,7 @@ impl Machine {
             Event::Tick => self.tick(now),
             Event::Ended(end) => self.ended(end, now),
             Event::Answered { generation, answer } => self.answered(generation, answer, now),
+            Event::UserFunction { up } => self.user_function(up, now),
             Event::Terminate => self.leave(now, self.drain.pre_delay, self.stop_time()),
             Event::Interrupt => {
                 self.leave(now, Duration::ZERO, self.stop_time().min(INTERRUPT_STOP))
@@ -189,9 +250,13 @@ impl Machine {
         if self.wake_at().is_none_or(|at| now < at) {
             return Vec::new();
         }
+        if self.give_up_at().is_some_and(|at| at <= now) {
+            return self.give_up();
+        }
         match self.state {
+            State::Waiting => Vec::new(),
             State::Backoff { .. } => self.start(now),
-            State::Starting { .. } => self.replace(Silence::FromTheStart, now),
+            State::Starting { .. } => self.replace(Why::NeverAnswered, now),
             State::Draining { kill_at, .. } => {
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 vec![Action::Stop]
@@ -215,11 +280,41 @@ impl Machine {
         vec![Action::Spawn { generation: self.generation }]
     }
 
-    /// Stops a proxy that lives and does not answer, to start another one.
-    fn replace(&mut self, silence: Silence, now: Duration) -> Vec<Action> {
-        let kill_at = now.saturating_add(SILENT_STOP);
-        self.state = State::Stopping { kill_at, then: Then::StartAgain(silence) };
+    /// Stops a proxy that lives, to start another one.
+    fn replace(&mut self, why: Why, now: Duration) -> Vec<Action> {
+        let kill_at = now.saturating_add(REPLACE_STOP);
+        self.state = State::Stopping { kill_at, then: Then::StartAgain(why) };
         vec![Action::Stop]
+    }
+
+    fn user_function(&mut self, up: bool, now: Duration) -> Vec<Action> {
+        let returned = up && self.user_function_up == Some(false);
+        self.user_function_up = Some(up);
+        if up && self.state == State::Waiting {
+            return self.start(now);
+        }
+        let recently = self
+            .planned_restart_at
+            .is_some_and(|at| now.saturating_sub(at) < PLANNED_RESTART_INTERVAL);
+        let restart = returned && self.user_function.on_return == OnReturn::RestartProxy;
+        if !restart || recently || !matches!(self.state, State::Running { .. }) {
+            return Vec::new();
+        }
+        self.planned_restart_at = Some(now);
+        self.replace(Why::UserFunctionReturned, now)
+    }
+
+    /// Leaves, and the proxy with us: its user function never came.
+    fn give_up(&mut self) -> Vec<Action> {
+        let limit = self.user_function.give_up_after;
+        let words = NotReady {
+            reason: reason::USER_FUNCTION_UNREACHABLE.to_owned(),
+            message: format!(
+                "the user function did not answer within {limit:?}, which is CLOUDSTATE_LAUNCHER_UF_GIVE_UP: \
+                 look at the log of the container user-container"
+            ),
+        };
+        self.fail(UNAVAILABLE, Some(words))
     }
 
     fn answered(&mut self, generation: u64, answer: Answer, now: Duration) -> Vec<Action> {
@@ -235,7 +330,7 @@ impl Machine {
                 let since = *self.silent_since.get_or_insert(now);
                 let hang_after = self.supervise.hang_after;
                 if !hang_after.is_zero() && now.saturating_sub(since) >= hang_after {
-                    return self.replace(Silence::Hang, now);
+                    return self.replace(Why::Hung, now);
                 }
             }
             _ => self.silent_since = None,
@@ -251,13 +346,20 @@ impl Machine {
                 }
                 self.unplanned(end, now)
             }
+            // What was asked to leave is no failure, however it left.
+            State::Stopping { then: Then::StartAgain(Why::UserFunctionReturned), .. }
+            | State::Killing { then: Then::StartAgain(Why::UserFunctionReturned), .. } => {
+                self.start(now)
+            }
             State::Starting { .. }
             | State::Stopping { then: Then::StartAgain(_), .. }
             | State::Killing { then: Then::StartAgain(_), .. } => self.unplanned(end, now),
             State::Draining { .. }
             | State::Stopping { then: Then::Leave, .. }
             | State::Killing { then: Then::Leave, .. } => self.stopped(end),
-            State::Backoff { .. } | State::Failed { .. } | State::Stopped => Vec::new(),
+            State::Waiting | State::Backoff { .. } | State::Failed { .. } | State::Stopped => {
+                Vec::new()
+            }
         }
     }
 
@@ -327,7 +429,7 @@ impl Machine {
                 self.state = State::Killing { give_up_at, then: Then::Leave };
                 Vec::new()
             }
-            State::Backoff { .. } => {
+            State::Waiting | State::Backoff { .. } => {
                 self.state = State::Stopped;
                 vec![Action::Exit { code: 0, words: None }]
             }
@@ -350,11 +452,24 @@ impl Machine {
         vec![Action::Exit { code, words }]
     }
 
+    fn misses_user_function(&self) -> bool {
+        self.is_watched() && self.user_function.required && self.user_function_up != Some(true)
+    }
+
     fn ready(&self) -> Result<(), NotReady> {
         let not_ready =
             |reason: &str, message: String| Err(NotReady { reason: reason.to_owned(), message });
         match &self.state {
+            State::Waiting => not_ready(
+                reason::USER_FUNCTION_UNREACHABLE,
+                "the proxy is started once the user function answers".to_owned(),
+            ),
             State::Running { .. } | State::Starting { .. } => match &self.answer {
+                Answer::Ready if self.misses_user_function() => not_ready(
+                    reason::USER_FUNCTION_UNREACHABLE,
+                    "the user function does not answer; look at the container user-container"
+                        .to_owned(),
+                ),
                 Answer::Ready => Ok(()),
                 Answer::NotReady(why) => Err(why.clone()),
                 Answer::Silent(why) => not_ready(reason::PROXY_STARTING, why.clone()),
@@ -366,16 +481,20 @@ impl Machine {
                 reason::PROXY_STARTING,
                 format!("the proxy {end} and will be started again shortly"),
             ),
-            State::Stopping { then: Then::StartAgain(silence), .. }
-            | State::Killing { then: Then::StartAgain(silence), .. } => {
-                let limit = match silence {
-                    Silence::FromTheStart => self.supervise.start_timeout,
-                    Silence::Hang => self.supervise.hang_after,
+            State::Stopping { then: Then::StartAgain(why), .. }
+            | State::Killing { then: Then::StartAgain(why), .. } => {
+                let silent_for = |limit| {
+                    format!("the proxy did not answer within {limit:?} and is being started again")
                 };
-                not_ready(
-                    reason::PROXY_STARTING,
-                    format!("the proxy did not answer within {limit:?} and is being started again"),
-                )
+                let message = match why {
+                    Why::NeverAnswered => silent_for(self.supervise.start_timeout),
+                    Why::Hung => silent_for(self.supervise.hang_after),
+                    Why::UserFunctionReturned => {
+                        "the user function came back, and the proxy is started again for it"
+                            .to_owned()
+                    }
+                };
+                not_ready(reason::PROXY_STARTING, message)
             }
             State::Draining { .. }
             | State::Stopping { .. }

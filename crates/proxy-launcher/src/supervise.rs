@@ -19,13 +19,14 @@ use tracing::{debug, info, warn};
 use crate::{
     admin,
     command::ProxyCommand,
-    config::Config,
+    config::{Config, Wait},
     exit::{End, OS_ERROR},
     health::{Answer, Health},
     machine::{Action, Event, Machine},
     probe,
     process::{self, Leader},
     termination,
+    user_function::{self, Target},
 };
 
 /// As PID 1 the kernel drops what nobody handles, elsewhere these would end us; to the proxy they mean
@@ -78,11 +79,17 @@ pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
 
     let seed = RandomState::new().hash_one(());
-    let machine = Machine::new(config.supervise.clone(), config.drain.clone(), seed);
+    let machine = Machine::new(
+        config.supervise.clone(),
+        config.drain.clone(),
+        config.user_function.clone(),
+        seed,
+    );
     let health = watch::Sender::new(machine.health());
     let mut server = JoinSet::new();
     server.spawn(admin::serve(listener, health.subscribe()));
 
+    let mut function = watch_user_function(config, &mut server);
     // One answer in flight is enough: the prober waits with the next question until it was taken.
     let (answers, mut heard) = mpsc::channel(1);
     let mut supervisor = Supervisor {
@@ -100,8 +107,22 @@ pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
         if let Some(code) = supervisor.take(event) {
             return Ok(code);
         }
-        event = supervisor.next_event(&mut signals, &mut heard).await;
+        event = supervisor.next_event(&mut signals, &mut heard, &mut function).await;
     }
+}
+
+/// Begins to ask the user function, unless it is not to be asked; then nothing ever comes.
+fn watch_user_function(config: &Config, tasks: &mut JoinSet<()>) -> mpsc::Receiver<bool> {
+    let (changes, heard) = mpsc::channel(1);
+    let rules = &config.user_function;
+    if rules.wait != Wait::Never {
+        let target = Target {
+            host: config.user_function_host.clone(),
+            port: config.ports.user_function.get(),
+        };
+        tasks.spawn(user_function::watch(target, rules.probe, rules.cadence.clone(), changes));
+    }
+    heard
 }
 
 struct Supervisor<'a> {
@@ -120,6 +141,7 @@ impl Supervisor<'_> {
         &mut self,
         signals: &mut Signals,
         heard: &mut mpsc::Receiver<(u64, Answer)>,
+        function: &mut mpsc::Receiver<bool>,
     ) -> Event {
         let wake_at = self.machine.wake_at().and_then(|at| self.started.checked_add(at));
         tokio::select! {
@@ -134,6 +156,10 @@ impl Supervisor<'_> {
             }
             _ = signals.child.recv() => self.reap(),
             Some((generation, answer)) = heard.recv() => Event::Answered { generation, answer },
+            Some(up) = function.recv() => {
+                info!(up, "user function");
+                Event::UserFunction { up }
+            }
             () = sleep_until(wake_at) => Event::Tick,
         }
     }

@@ -196,6 +196,80 @@ fn a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
     assert!(proxy.is_running());
 }
 
+/// A launcher that looks for its user function at this port.
+fn beside_user_function(port: u16) -> support::Setup {
+    launcher(SERVES)
+        .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "parallel")
+        .env("USER_FUNCTION_PORT", &port.to_string())
+}
+
+#[test]
+fn readiness_follows_the_user_function() {
+    let port = support::free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let launcher = beside_user_function(port).start();
+    launcher.await_ready();
+
+    drop(listener);
+    let gone = Instant::now();
+    launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
+    assert!(gone.elapsed() < Duration::from_millis(1_500), "{:?}", gone.elapsed());
+
+    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let back = Instant::now();
+    launcher.await_ready();
+    assert!(back.elapsed() < Duration::from_millis(300), "{:?}", back.elapsed());
+    assert_eq!(launcher.raw_log().matches("\"proxy started\"").count(), 1);
+}
+
+#[test]
+fn a_proxy_that_discovers_once_is_started_again_for_a_returning_user_function() {
+    let port = support::free_port();
+    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let launcher = beside_user_function(port)
+        .env("CLOUDSTATE_LAUNCHER_UF_ON_RETURN", "restart-proxy")
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "0")
+        .start();
+    launcher.await_ready();
+    drop(listener);
+    launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
+    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    launcher.await_proxy(2);
+    launcher.await_ready();
+}
+
+#[test]
+fn a_proxy_behind_a_gate_is_started_with_its_user_function() {
+    let port = support::free_port();
+    let launcher = beside_user_function(port).env("CLOUDSTATE_LAUNCHER_UF_WAIT", "gate").start();
+    launcher.await_not_ready("UserFunctionUnreachable", "the proxy is started once");
+    assert_eq!(launcher.ask("GET", "/startup").unwrap().0, 200);
+    assert!(!launcher.raw_log().contains("\"proxy started\""));
+    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    launcher.await_ready();
+}
+
+#[test]
+fn a_socket_that_never_speaks_is_there_for_tcp_and_not_for_http2() {
+    let port = support::free_port();
+    let _mute = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    beside_user_function(port).start().await_ready();
+    let http2 = beside_user_function(port).env("CLOUDSTATE_LAUNCHER_UF_PROBE", "http2").start();
+    http2.await_proxy(1);
+    http2.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
+}
+
+#[test]
+fn a_user_function_that_never_comes_is_given_up() {
+    let mut launcher = beside_user_function(support::free_port())
+        .env("CLOUDSTATE_LAUNCHER_UF_GIVE_UP", "200ms")
+        .start();
+    assert_eq!(launcher.await_exit(), 69);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "UserFunctionUnreachable");
+    assert!(message.starts_with("the user function did not answer within 200ms"), "{message}");
+}
+
 #[test]
 fn orphans_are_buried() {
     let launcher = launcher(&["--orphan", "0.05"]).start();

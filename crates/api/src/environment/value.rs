@@ -50,6 +50,19 @@ pub fn count(text: &str) -> Result<u32, Refusal> {
     Ok(u32::try_from(count).unwrap_or(u32::MAX))
 }
 
+/// A [`count`] above zero.
+pub fn positive(text: &str) -> Result<u32, Refusal> {
+    match count(text)? {
+        0 => refuse(Kind::OutOfRange, "a whole number above zero"),
+        count => Ok(count),
+    }
+}
+
+/// The refusal of a word that is none of these.
+pub fn unknown(words: &[&str]) -> Refusal {
+    Refusal { kind: Kind::UnknownVariant, expected: format!("one of {}", words.join(", ")) }
+}
+
 /// Bytes as the downward API writes them: a plain number, above zero.
 pub fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
     let bytes = integer(text, 1, u64::MAX, "bytes as a whole number")?;

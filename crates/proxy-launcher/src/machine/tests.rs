@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::user_function::{Cadence, Probe};
 
 const SEC: Duration = Duration::from_secs(1);
 
@@ -18,6 +19,17 @@ fn supervise() -> Supervise {
 
 fn drain() -> Drain {
     Drain { grace: 30 * SEC, pre_delay: 5 * SEC, kill_margin: 2 * SEC }
+}
+
+fn user_function() -> UserFunction {
+    UserFunction {
+        wait: Wait::Parallel,
+        probe: Probe::Tcp,
+        cadence: Cadence { interval: SEC, timeout: SEC, down_after: 3 },
+        give_up_after: Duration::ZERO,
+        required: true,
+        on_return: OnReturn::Ignore,
+    }
 }
 
 /// How the simulated proxy takes signals.
@@ -44,12 +56,18 @@ struct World {
 
 impl World {
     fn new(seed: u64) -> Self {
-        Self::with(supervise(), drain(), seed)
+        let mut world = Self::with(supervise(), drain(), seed);
+        world.give(Event::UserFunction { up: true });
+        world
     }
 
     fn with(supervise: Supervise, drain: Drain, seed: u64) -> Self {
+        Self::beside(user_function(), supervise, drain, seed)
+    }
+
+    fn beside(user_function: UserFunction, supervise: Supervise, drain: Drain, seed: u64) -> Self {
         let mut world = Self {
-            machine: Machine::new(supervise, drain, seed),
+            machine: Machine::new(supervise, drain, user_function, seed),
             now: Duration::ZERO,
             child: false,
             temper: Temper::Obedient,
@@ -75,7 +93,12 @@ impl World {
         while let Some(event) = events.pop() {
             if let Event::Ended(end) = event {
                 self.child = false;
-                if end.verdict() == Verdict::Failure {
+                let planned = matches!(
+                    self.machine.state,
+                    State::Stopping { then: Then::StartAgain(Why::UserFunctionReturned), .. }
+                        | State::Killing { then: Then::StartAgain(Why::UserFunctionReturned), .. }
+                );
+                if end.verdict() == Verdict::Failure && !planned {
                     self.failures.push(self.now);
                 }
             }
@@ -359,6 +382,62 @@ fn a_proxy_that_never_answers_is_started_again() {
     assert_eq!(world.spawns.len(), 2);
 }
 
+#[test]
+fn calls_are_served_only_while_the_user_function_is_there() {
+    let mut world = World::running();
+    world.give(Event::UserFunction { up: false });
+    assert!(world.not_ready(reason::USER_FUNCTION_UNREACHABLE).contains("user-container"));
+    world.give(Event::UserFunction { up: true });
+    assert_eq!(world.machine.health().ready, Ok(()));
+    assert_eq!(world.spawns.len(), 1, "the native proxy looks after that by itself");
+}
+
+#[test]
+fn a_gate_holds_the_proxy_back_until_the_user_function_is_there() {
+    let gate = UserFunction { wait: Wait::Gate, ..user_function() };
+    let mut world = World::beside(gate, supervise(), drain(), 1);
+    world.advance(1_000 * SEC);
+    assert_eq!(world.spawns.len(), 0);
+    world.not_ready(reason::USER_FUNCTION_UNREACHABLE);
+    world.give(Event::UserFunction { up: true });
+    assert_eq!(world.spawns.len(), 1);
+}
+
+#[test]
+fn a_returning_user_function_gets_a_new_proxy_but_not_all_the_time() {
+    let restart = UserFunction { on_return: OnReturn::RestartProxy, ..user_function() };
+    let supervise = Supervise { budget: 0, ..supervise() };
+    let mut world = World::beside(restart, supervise, drain(), 1);
+    world.give(Event::UserFunction { up: true });
+    world.answer(Answer::Ready);
+    assert_eq!(world.spawns.len(), 1, "the first time is no return");
+    for (after, spawns) in [(1, 2), (10, 2), (30, 3)] {
+        world.advance(after * SEC);
+        world.give(Event::UserFunction { up: false });
+        world.give(Event::UserFunction { up: true });
+        assert_eq!(world.spawns.len(), spawns, "{after} s later");
+        world.answer(Answer::Ready);
+    }
+    assert_eq!(world.exited, None, "it costs no budget");
+}
+
+#[test]
+fn a_user_function_that_never_comes_is_given_up_when_that_is_wanted() {
+    let patient = UserFunction { give_up_after: 60 * SEC, ..user_function() };
+    let mut world = World::beside(patient.clone(), supervise(), drain(), 1);
+    world.answer(Answer::Ready);
+    world.advance(60 * SEC);
+    world.exited_with(69);
+    assert_eq!(world.exited.unwrap().1.unwrap().reason, reason::USER_FUNCTION_UNREACHABLE);
+
+    let mut world = World::beside(patient, supervise(), drain(), 1);
+    world.give(Event::UserFunction { up: true });
+    world.give(Event::UserFunction { up: false });
+    world.answer(Answer::Ready);
+    world.advance(600 * SEC);
+    assert_eq!(world.exited, None);
+}
+
 /// Gives the answers that a prober gets from a proxy that is stopped: none within a second each.
 fn silent_for(world: &mut World, seconds: u32) {
     for _ in 0..seconds {
@@ -418,6 +497,7 @@ enum Step {
     Crash(End),
     Answer(u8),
     StaleAnswer,
+    UserFunction(bool),
     Terminate,
     Interrupt,
     Become(Temper),
@@ -438,6 +518,7 @@ fn step() -> impl Strategy<Value = Step> {
         8 => end.prop_map(Step::Crash),
         6 => (0..3_u8).prop_map(Step::Answer),
         1 => Just(Step::StaleAnswer),
+        4 => any::<bool>().prop_map(Step::UserFunction),
         1 => Just(Step::Terminate),
         1 => Just(Step::Interrupt),
         2 => temper.prop_map(Step::Become),
@@ -459,13 +540,14 @@ fn walk(world: &mut World, step: Step) {
             let generation = world.machine.generation.wrapping_sub(1);
             world.give(Event::Answered { generation, answer: Answer::Ready });
         }
+        Step::UserFunction(up) => world.give(Event::UserFunction { up }),
         Step::Terminate => world.give(Event::Terminate),
         Step::Interrupt => world.give(Event::Interrupt),
         Step::Become(temper) => world.temper = temper,
         Step::SpawnFails(fails) => world.spawn_fails = fails,
     }
     if world.exited.is_none() {
-        let with_child = !matches!(world.machine.state, State::Backoff { .. });
+        let with_child = !matches!(world.machine.state, State::Waiting | State::Backoff { .. });
         assert_eq!(world.child, with_child, "{:?}", world.machine.state);
     }
     // Only a proxy that lives can serve calls.
@@ -479,9 +561,18 @@ proptest! {
     #[test]
     fn whatever_happens_term_ends_it_within_the_grace_period(
         seed in any::<u64>(),
+        gate in any::<bool>(),
+        restart in any::<bool>(),
+        give_up in any::<bool>(),
         steps in proptest::collection::vec(step(), 0..60),
     ) {
-        let mut world = World::new(seed);
+        let user_function = UserFunction {
+            wait: if gate { Wait::Gate } else { Wait::Parallel },
+            on_return: if restart { OnReturn::RestartProxy } else { OnReturn::Ignore },
+            give_up_after: if give_up { 90 * SEC } else { Duration::ZERO },
+            ..user_function()
+        };
+        let mut world = World::beside(user_function, supervise(), drain(), seed);
         for step in steps {
             walk(&mut world, step);
         }

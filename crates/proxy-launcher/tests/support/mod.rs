@@ -49,6 +49,7 @@ pub(crate) fn launcher(script: &[&str]) -> Setup {
         .env("CLOUDSTATE_LAUNCHER_ADMIN_PORT", &admin_port.to_string())
         .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "50ms")
         .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "0s")
+        .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "none")
         .env("CLOUDSTATE_LAUNCHER_LOG_LEVEL", "debug")
         .env("MANAGEMENT_PORT", &free_port().to_string())
 }
