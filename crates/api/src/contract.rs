@@ -202,6 +202,10 @@ pub mod reason {
     pub const CONFIGURATION_REFUSED: &str = "ConfigurationRefused";
     /// The proxy ended more often than its restart budget allows, or could not be started.
     pub const PROXY_CRASHED: &str = "ProxyCrashed";
+    /// The store does not answer.
+    pub const STORE_UNREACHABLE: &str = "StoreUnreachable";
+    /// Another proxy owns the entities, or is about to.
+    pub const OWNERSHIP_PENDING: &str = "OwnershipPending";
     /// The pod is on its way out.
     pub const DRAINING: &str = "Draining";
 }

@@ -11,6 +11,7 @@ pub mod discovery;
 pub mod entity;
 pub mod journal;
 pub mod key;
+pub mod ownership;
 mod proxy;
 pub mod readiness;
 pub mod report;
@@ -20,4 +21,4 @@ pub mod serve;
 pub mod spec;
 pub mod user_function;
 
-pub use proxy::{Error, run};
+pub use proxy::{Error, run, run_on};

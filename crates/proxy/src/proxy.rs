@@ -1,10 +1,13 @@
-//! One life of the proxy: open the management port, discover, claim the store, serve, drain.
+//! One life of the proxy: open the management port, discover, open the store, serve while the entities
+//! are owned, drain, hand over.
+
+mod store;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
 use api::{
     Chain,
-    contract::{NotReady, Store, reason},
+    contract::{NotReady, reason},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -16,7 +19,8 @@ use crate::{
     config::Config,
     discovery::{self, Refused},
     entity::{Context, Entities},
-    journal::{self, Batcher, Epochs as _, Guard, Memory, Owner, Shard},
+    journal::{Batcher, Memory, Store},
+    ownership,
     readiness::{Part, Readiness},
     report::Reporter,
     route::Routes,
@@ -50,9 +54,9 @@ pub enum Error {
     /// The user function describes itself in a way that cannot be served.
     #[error(transparent)]
     Refused(#[from] Refused),
-    /// The store cannot be taken over.
-    #[error("failed to claim the store")]
-    Store(#[from] journal::Error),
+    /// A part of the proxy broke down.
+    #[error("the keeper of the ownership broke down")]
+    Panicked(#[source] tokio::task::JoinError),
 }
 
 impl Error {
@@ -61,7 +65,7 @@ impl Error {
         let reason = match self {
             Self::Refused(_) => reason::USER_FUNCTION_REFUSED,
             Self::Address { .. } => reason::CONFIGURATION_REFUSED,
-            Self::Listen { .. } | Self::Store(_) => return None,
+            Self::Listen { .. } | Self::Panicked(_) => return None,
         };
         let message = Chain(self).to_string();
         Some(NotReady { reason: reason.to_owned(), message })
@@ -73,6 +77,18 @@ impl Error {
 /// # Errors
 /// [`Error`] says what keeps the proxy from serving.
 pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
+    run_on(config, None, stop).await
+}
+
+/// The same on a store that is open already, instead of the one that the settings name.
+///
+/// # Errors
+/// [`Error`] says what keeps the proxy from serving.
+pub async fn run_on(
+    config: Config,
+    store: Option<Arc<dyn Store>>,
+    stop: CancellationToken,
+) -> Result<(), Error> {
     let readiness = Readiness::starting();
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
@@ -87,51 +103,61 @@ pub async fn run(config: Config, stop: CancellationToken) -> Result<(), Error> {
     let user_function =
         UserFunction::new(config.user_function.clone(), config.user_function_message_size_max)
             .map_err(|source| Error::Address { address: config.user_function.clone(), source })?;
-    let routes = tokio::select! {
+    let discovered = async {
+        let routes = discovery::discover(&user_function, &config.terms, &readiness).await?;
+        readiness.set(Part::UserFunction, Ok(()));
+        Ok::<_, Error>(routes)
+    };
+    let opened = async {
+        match store {
+            Some(store) => Ok(Some(store)),
+            None => Ok(store::open(&config, &readiness)),
+        }
+    };
+    let (routes, store) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        routes = discovery::discover(&user_function, &config.terms, &readiness) => routes?,
+        both = async { tokio::try_join!(discovered, opened) } => both?,
     };
-    readiness.set(Part::UserFunction, Ok(()));
-    serve(&config, user_function, routes, &readiness, stop).await
+    serve(&config, user_function, routes, store, &readiness, stop).await
 }
 
 async fn serve(
     config: &Config,
     user_function: UserFunction,
     discovered: Routes,
+    store: Option<Arc<dyn Store>>,
     readiness: &Readiness,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    if config.terms.store == Store::InMemory {
-        warn!("events are kept in memory only: they are gone with this process");
-    }
-    let journal = Memory::default();
-    let shard = Shard::WHOLE;
-    let seen = journal.lease(shard).await?;
-    let owner = Owner(uuid::Uuid::now_v7());
-    let epoch = journal.claim(shard, owner, &seen).await?.expect("nobody else has this memory");
+    // Without a store no entity is ever opened, so nothing is ever kept in this one.
+    let journal = store.clone().unwrap_or_else(|| Arc::new(Memory::default()));
+    let writes = Batcher::new(&journal, config.entities.append);
+    let fenced = writes.fenced();
     let reporter = Reporter::start(&user_function);
-    let journal: Arc<dyn journal::Store> = Arc::new(journal);
     let actions = Actions::new(user_function.clone());
     let (orphans, orphaned) = mpsc::channel(ORPHANS_MAX);
     let entities = Entities::new(Context {
-        writes: Batcher::new(&journal, config.entities.append),
         journal,
+        writes,
         user_function,
         reporter: reporter.clone(),
         orphans,
         limits: config.entities,
     });
-    entities.begin(Guard { shard, epoch });
-    readiness.set(Part::Ownership, Ok(()));
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
     router.adopt(orphaned);
     let edge = Edge::new(router.clone(), config.edge);
     let listener = listen(config.listen).await?;
     readiness.set(Part::Edge, Ok(()));
-    info!(address = %config.listen, "ready");
+    info!(address = %config.listen, "the port for calls is open");
 
+    let leave = CancellationToken::new();
+    let owning = store.map(|store| {
+        let (entities, readiness) = (entities.clone(), readiness.clone());
+        let hold = ownership::hold(store, entities, readiness, fenced, config.drain, leave.clone());
+        tokio::spawn(hold)
+    });
     let answer = move |request| edge.clone().answer(request);
     let draining = async {
         stop.cancelled().await;
@@ -142,8 +168,10 @@ async fn serve(
     if !router.stop(config.drain).await {
         warn!(after = ?config.drain, "side effects and forwards were cut that were still under way");
     }
-    if !entities.end(config.drain).await {
-        warn!(after = ?config.drain, "entities were cut that were still busy");
+    // Last of all, so that the next owner finds nothing under way, and at once.
+    leave.cancel();
+    if let Some(owning) = owning {
+        owning.await.map_err(Error::Panicked)?;
     }
     info!("drained");
     Ok(())

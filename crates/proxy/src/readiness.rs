@@ -60,7 +60,7 @@ impl Readiness {
 
     /// Whether all are ready; else what the first says that is not.
     pub fn now(&self) -> Ready {
-        all(&*self.parts.borrow())
+        all(&self.parts.borrow())
     }
 
     /// What one part says.
@@ -75,7 +75,12 @@ impl Readiness {
     pub async fn changed(&self, known: &Ready) -> Ready {
         let mut parts = self.parts.subscribe();
         let changed = parts.wait_for(|parts| all(parts) != *known).await;
-        all(&*changed.expect("the sender lives as long as this handle"))
+        let changed = changed.ok().map(|parts| all(&parts));
+        match changed {
+            Some(ready) => ready,
+            // Cannot be: this handle is a sender.
+            None => std::future::pending().await,
+        }
     }
 }
 

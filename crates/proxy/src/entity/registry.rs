@@ -16,7 +16,7 @@ use protocol::{Any, cloudstate::Metadata};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::AbortHandle,
-    time,
+    time::{self, Instant},
 };
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -97,8 +97,12 @@ struct Shared {
     hasher: RandomState,
     open: AtomicUsize,
     tickets: AtomicU64,
-    /// While this proxy owns its entities.
-    tenure: RwLock<Option<Tenure>>,
+    /// While this proxy owns its entities; else why it does not.
+    tenure: RwLock<Result<Tenure, String>>,
+    /// What `until` counts from.
+    began: Instant,
+    /// Until when the tenure lasts unless it is prolonged, in milliseconds.
+    until: AtomicU64,
 }
 
 /// A term of ownership.
@@ -131,23 +135,38 @@ impl Entities {
             hasher: RandomState::new(),
             open: AtomicUsize::new(0),
             tickets: AtomicU64::new(0),
-            tenure: RwLock::default(),
+            tenure: RwLock::new(Err("this proxy does not own its entities yet".to_owned())),
+            began: Instant::now(),
+            until: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// Begins a term of ownership: from here on entities are opened, and write under this guard.
+    /// Begins a term of ownership: from here on entities are opened, and write under this guard. It
+    /// lasts until [`Self::end`], unless [`Self::serve_until`] bounds it.
     pub fn begin(&self, guard: Guard) {
         let tenure = Tenure { guard, drivers: TaskTracker::new() };
-        *self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner) = Some(tenure);
+        self.shared.until.store(u64::MAX, Ordering::Relaxed);
+        *self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner) = Ok(tenure);
     }
 
-    /// Ends the term of ownership: commands are refused from here on; every entity may finish what
-    /// waits for it and end its stream for as long as `limit`, and is dropped then. Gives whether
-    /// all finished. No entity is open when this returns.
-    pub async fn end(&self, limit: Duration) -> bool {
-        let tenure = self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Tenure { drivers, .. }) = tenure else { return true };
+    /// Bounds the term of ownership: after this moment nothing is told that another owner may have
+    /// made untrue meanwhile, even if this process stood still and could not be told to end.
+    pub fn serve_until(&self, until: Instant) {
+        let until = until.saturating_duration_since(self.shared.began).as_millis();
+        let until = u64::try_from(until).unwrap_or(u64::MAX);
+        self.shared.until.store(until, Ordering::Relaxed);
+    }
+
+    /// Ends the term of ownership: commands are refused from here on and told why. Every entity may
+    /// finish what waits for it and end its stream for as long as `limit`, and is dropped then.
+    /// Gives whether all finished. No entity is open when this returns.
+    pub async fn end(&self, limit: Duration, why: String) -> bool {
+        let tenure = std::mem::replace(
+            &mut *self.shared.tenure.write().unwrap_or_else(PoisonError::into_inner),
+            Err(why),
+        );
+        let Ok(Tenure { drivers, .. }) = tenure else { return true };
         drivers.close();
         self.shared.for_each(|open| drop(open.handle.inbox.unbounded_send(Inbound::Stop)));
         let finished = time::timeout(limit, drivers.wait()).await.is_ok();
@@ -174,10 +193,17 @@ impl Entities {
             Ok(caller) => caller,
             Err(failure) => return failure.into(),
         };
-        caller.answer().await.unwrap_or_else(|| {
-            let gone = "the entity ended without an answer";
-            Failure::new(FailureKind::Unavailable, gone).into()
-        })
+        match caller.answer().await {
+            Some(answer) if self.shared.serves() || answer.is_to_be_carried_out() => answer,
+            Some(_) => {
+                let late = "this proxy may not own its entities any more";
+                Failure::new(FailureKind::Unavailable, late).into()
+            }
+            None => {
+                let gone = "the entity ended without an answer";
+                Failure::new(FailureKind::Unavailable, gone).into()
+            }
+        }
     }
 
     /// Puts a command into the inbox of its entity, which is opened when it is not.
@@ -190,10 +216,8 @@ impl Entities {
         let (id, request) = self.request(method, payload, metadata)?;
         let limits = &self.shared.context.limits;
         let tenure = self.shared.tenure.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(tenure) = &*tenure else {
-            let text = "this proxy does not own its entities at the moment";
-            return Err(Failure::new(FailureKind::Unavailable, text));
-        };
+        let tenure =
+            tenure.as_ref().map_err(|why| Failure::new(FailureKind::Unavailable, why.as_str()))?;
         let mut part = self.shared.part(&id);
         let handle = match part.get(&id) {
             Some(open) if !open.handle.inbox.is_closed() => open.handle.clone(),
@@ -270,6 +294,11 @@ impl Entities {
 }
 
 impl Shared {
+    /// Whether the term of ownership has not run out.
+    fn serves(&self) -> bool {
+        self.began.elapsed().as_millis() < u128::from(self.until.load(Ordering::Relaxed))
+    }
+
     fn part(&self, id: &EntityId) -> MutexGuard<'_, Part> {
         let at = usize::try_from(self.hasher.hash_one(id) % PARTS as u64).unwrap_or_default();
         self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)

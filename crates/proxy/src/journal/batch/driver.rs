@@ -7,7 +7,10 @@ use std::{
 };
 
 use futures::FutureExt as _;
-use tokio::{sync::oneshot, time};
+use tokio::{
+    sync::{Notify, oneshot},
+    time,
+};
 use tracing::warn;
 
 use super::{Action, BatchId, Batches, Write};
@@ -20,12 +23,21 @@ use crate::journal::{Append, Put, Store, Written};
 pub struct Batcher {
     appends: Lanes<Append>,
     puts: Lanes<Put>,
+    fenced: Arc<Notify>,
 }
 
 impl Batcher {
     /// Nothing is under way to this store, which gets `limit` for each batch.
     pub fn new(store: &Arc<dyn Store>, limit: Duration) -> Self {
-        Self { appends: Lanes::new(store, limit), puts: Lanes::new(store, limit) }
+        let fenced = Arc::default();
+        let (appends, puts) =
+            (Lanes::new(store, limit, &fenced), Lanes::new(store, limit, &fenced));
+        Self { appends, puts, fenced }
+    }
+
+    /// Told when the store fences a write, which means that somebody else has become the owner.
+    pub fn fenced(&self) -> Arc<Notify> {
+        Arc::clone(&self.fenced)
     }
 
     /// Submits the events of one reply, in this call; the future gives what became of them.
@@ -66,18 +78,20 @@ struct Lanes<W> {
     store: Arc<dyn Store>,
     limit: Duration,
     batches: Arc<Mutex<Batches<W, oneshot::Sender<Written>>>>,
+    fenced: Arc<Notify>,
 }
 
 impl<W> Clone for Lanes<W> {
     fn clone(&self) -> Self {
         let (store, batches) = (Arc::clone(&self.store), Arc::clone(&self.batches));
-        Self { store, limit: self.limit, batches }
+        Self { store, limit: self.limit, batches, fenced: Arc::clone(&self.fenced) }
     }
 }
 
 impl<W: Stored> Lanes<W> {
-    fn new(store: &Arc<dyn Store>, limit: Duration) -> Self {
-        Self { store: Arc::clone(store), limit, batches: Arc::default() }
+    fn new(store: &Arc<dyn Store>, limit: Duration, fenced: &Arc<Notify>) -> Self {
+        let (store, fenced) = (Arc::clone(store), Arc::clone(fenced));
+        Self { store, limit, batches: Arc::default(), fenced }
     }
 
     fn submit(&self, write: W) -> impl Future<Output = Written> + Send + use<W> {
@@ -93,8 +107,13 @@ impl<W: Stored> Lanes<W> {
     fn perform(&self, actions: Vec<Action<W, oneshot::Sender<Written>>>) {
         for action in actions {
             match action {
-                // Whoever waited may have left.
-                Action::Release(answer, outcome) => drop(answer.send(outcome)),
+                Action::Release(answer, outcome) => {
+                    if outcome == Written::Fenced {
+                        self.fenced.notify_one();
+                    }
+                    // Whoever waited may have left.
+                    drop(answer.send(outcome));
+                }
                 Action::Write(batch, writes) => {
                     tokio::spawn(self.clone().write(batch, writes));
                 }
