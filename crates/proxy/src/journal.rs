@@ -6,13 +6,20 @@
 
 pub mod batch;
 mod memory;
+mod open;
+pub mod postgres;
+#[cfg(test)]
+mod suite;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use protocol::Any;
+use tokio::sync::watch;
 
 pub use batch::Batcher;
 pub use memory::Memory;
+pub use open::{Settings, open};
+pub use postgres::Postgres;
 
 /// Names one entity in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -220,6 +227,10 @@ pub trait Epochs: Send + Sync + 'static {
 
     /// Gives the shard up: the epoch stays the newest one, and has no owner. Of an older epoch, nothing.
     async fn release(&self, guard: Guard) -> Result<(), Error>;
+
+    /// Counts up when somebody may have asked for, claimed or released a shard, as soon as the store tells.
+    /// A hint: it may come without reason, and it may not come at all.
+    fn changes(&self) -> watch::Receiver<u64>;
 }
 
 /// All that entities need of a store.

@@ -8,6 +8,7 @@ use std::{
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream, stream::BoxStream};
 use protocol::Any;
+use tokio::sync::watch;
 
 use super::{
     Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
@@ -18,6 +19,7 @@ use super::{
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     state: Arc<Mutex<State>>,
+    changes: watch::Sender<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -96,6 +98,7 @@ impl Epochs for Memory {
         let mut state = self.lock();
         let lease = state.leases.entry(shard).or_default();
         lease.asked_by = Some(asker);
+        self.changes.send_modify(|count| *count += 1);
         Ok(lease.clone())
     }
 
@@ -111,6 +114,7 @@ impl Epochs for Memory {
             return Ok(None);
         }
         lease.epoch.0 += 1;
+        self.changes.send_modify(|count| *count += 1);
         lease.owner = Some(owner);
         lease.asked_by = lease.asked_by.filter(|asker| *asker != owner);
         Ok(Some(lease.epoch))
@@ -133,8 +137,13 @@ impl Epochs for Memory {
             && lease.epoch == guard.epoch
         {
             lease.owner = None;
+            self.changes.send_modify(|count| *count += 1);
         }
         Ok(())
+    }
+
+    fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 }
 
@@ -177,84 +186,5 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt as _;
-
-    use super::*;
-
-    fn any(text: &str) -> Any {
-        Any { type_url: "p.cloudstate.io/string".to_owned(), value: text.to_owned().into() }
-    }
-
-    fn cart() -> EntityId {
-        EntityId { persistence_id: "cart".to_owned(), key: "7".to_owned() }
-    }
-
-    async fn claim(store: &Memory) -> Guard {
-        let lease = store.lease(Shard::WHOLE).await.unwrap();
-        let owner = Owner(uuid::Uuid::from_u128(u128::from(lease.epoch.0)));
-        let epoch = store.claim(Shard::WHOLE, owner, &lease).await.unwrap().unwrap();
-        Guard { shard: Shard::WHOLE, epoch }
-    }
-
-    async fn append(
-        store: &Memory,
-        guard: Guard,
-        expected: u64,
-        events: &[&str],
-        snapshot: Option<&str>,
-    ) -> Written {
-        let append = Append {
-            entity: cart(),
-            guard,
-            expected: Sequence(expected),
-            events: events.iter().map(|event| any(event)).collect(),
-            snapshot: snapshot.map(any),
-        };
-        let [written] = &store.append(vec![append]).await[..] else { panic!("one outcome") };
-        written.clone()
-    }
-
-    async fn history(journal: &Memory) -> Vec<Loaded> {
-        journal.load(&cart()).try_collect().await.unwrap()
-    }
-
-    #[tokio::test]
-    async fn events_come_back_in_order_behind_the_newest_snapshot() {
-        let journal = Memory::default();
-        let guard = claim(&journal).await;
-        let first = append(&journal, guard, 0, &["a", "b"], Some("ab")).await;
-        assert_eq!(first, Written::Committed);
-        assert_eq!(append(&journal, guard, 2, &["c"], None).await, Written::Committed);
-        assert_eq!(
-            history(&journal).await,
-            [Loaded::Snapshot(Sequence(2), any("ab")), Loaded::Event(Sequence(3), any("c"))]
-        );
-    }
-
-    #[tokio::test]
-    async fn a_write_after_an_unexpected_sequence_is_a_conflict_and_leaves_nothing() {
-        let journal = Memory::default();
-        let guard = claim(&journal).await;
-        assert_eq!(append(&journal, guard, 0, &["a"], None).await, Written::Committed);
-        for expected in [0, 2] {
-            let stale = append(&journal, guard, expected, &["x", "y"], Some("xy")).await;
-            assert_eq!(stale, Written::Conflict);
-        }
-        assert_eq!(history(&journal).await, [Loaded::Event(Sequence(1), any("a"))]);
-    }
-
-    #[tokio::test]
-    async fn an_old_epoch_is_fenced_before_its_sequence_is_looked_at() {
-        let journal = Memory::default();
-        let old = claim(&journal).await;
-        let new = claim(&journal).await;
-        assert_eq!(append(&journal, old, 0, &["a"], None).await, Written::Fenced);
-        assert_eq!(append(&journal, new, 0, &["b"], None).await, Written::Committed);
-        assert_eq!(history(&journal).await, [Loaded::Event(Sequence(1), any("b"))]);
-    }
-
-    #[tokio::test]
-    async fn an_entity_without_events_has_an_empty_history() {
-        assert_eq!(history(&Memory::default()).await, []);
-    }
+    crate::journal::suite::tests!(|| async { super::Memory::default() });
 }

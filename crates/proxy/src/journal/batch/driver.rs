@@ -224,6 +224,10 @@ mod tests {
         async fn release(&self, guard: Guard) -> Result<(), Error> {
             self.memory.release(guard).await
         }
+
+        fn changes(&self) -> tokio::sync::watch::Receiver<u64> {
+            self.memory.changes()
+        }
     }
 
     fn entity(key: &str) -> EntityId {

@@ -1,0 +1,270 @@
+//! Opens connections, and remembers for a moment that none could be opened, so that a server that is
+//! away costs every caller an error and nobody a wait.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use api::Chain;
+use futures::{StreamExt as _, stream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::watch,
+    time::{Instant, timeout},
+};
+use tokio_postgres::{
+    AsyncMessage, Client, Config, Connection, NoTls, Row, Socket, Statement, config::SslMode,
+    error::SqlState, types::ToSql,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tracing::debug;
+
+use super::{
+    failure::Failure,
+    settings::{Settings, TlsMode},
+    tls,
+};
+use crate::journal::Error;
+
+/// Longest time until a connection can be used.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest time for a statement at the server.
+const STATEMENT: &str = "5s";
+/// Longest time that we wait for a statement: the server's own limit speaks first unless it is gone.
+const ANSWER: Duration = Duration::from_secs(6);
+/// How long nobody tries again after a failed attempt; doubles with each further one.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Run on every new connection. A client's word that something is durable rests on `synchronous_commit`,
+/// the comparison of the epoch on `read committed`; plans of statements this small are not worth compiling.
+const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET jit = off; \
+    SET synchronous_commit = on; SET statement_timeout = '{timeout}'; SET client_min_messages = warning";
+
+/// Opens connections to one server.
+#[derive(Debug)]
+pub(super) struct Connector {
+    settings: Settings,
+    failed: Mutex<Option<Failed>>,
+    /// Counts notifications, on whichever connection they come.
+    pub(super) notified: watch::Sender<u64>,
+}
+
+/// The last attempt, as long as none succeeded since.
+#[derive(Debug)]
+struct Failed {
+    at: Instant,
+    pause: Duration,
+    text: String,
+}
+
+/// One connection and what was prepared on it.
+#[derive(Debug)]
+pub(super) struct Link {
+    client: Client,
+    statements: Mutex<HashMap<String, Statement>>,
+}
+
+impl Connector {
+    pub(super) fn new(settings: Settings) -> Self {
+        Self { settings, failed: Mutex::new(None), notified: watch::Sender::new(0) }
+    }
+
+    /// Opens a connection, or says what kept another attempt from it a moment ago.
+    pub(super) async fn connect(&self) -> Result<Link, Error> {
+        let doing = format!("connect to Postgres at {}", self.settings.place());
+        if let Some(Failed { at, pause, text }) = &*self.lock()
+            && at.elapsed() < *pause
+        {
+            return Err(Error::new(doing, text.clone()));
+        }
+        let opened = match timeout(CONNECT, self.open()).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(format!("no answer within {CONNECT:?}")),
+        };
+        let mut failed = self.lock();
+        match opened {
+            Ok(client) => {
+                *failed = None;
+                Ok(Link { client, statements: Mutex::default() })
+            }
+            Err(text) => {
+                let pause = failed.as_ref().map_or(PAUSE_MIN, |last| last.pause * 2);
+                let at = Instant::now();
+                *failed = Some(Failed { at, pause: pause.min(PAUSE_MAX), text: text.clone() });
+                Err(Error::new(doing, text))
+            }
+        }
+    }
+
+    async fn open(&self) -> Result<Client, String> {
+        let client = match self.settings.tls.mode {
+            TlsMode::Disable => self.plain().await.map_err(|refusal| refusal.text)?,
+            TlsMode::Allow => match self.plain().await {
+                Err(refusal) if !refusal.is_final => refusal.or(self.secure().await)?,
+                opened => opened.map_err(|refusal| refusal.text)?,
+            },
+            TlsMode::Prefer => match self.secure().await {
+                Err(refusal) if !refusal.is_final => refusal.or(self.plain().await)?,
+                opened => opened.map_err(|refusal| refusal.text)?,
+            },
+            TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {
+                self.secure().await.map_err(|refusal| refusal.text)?
+            }
+        };
+        client.batch_execute(&SESSION.replace("{timeout}", STATEMENT)).await.map_err(said)?;
+        let row = client
+            .query_one(
+                "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int",
+                &[],
+            )
+            .await
+            .map_err(said)?;
+        if row.get(0) {
+            return Err("this server is a replica: name the primary".to_owned());
+        }
+        let version: i32 = row.get(1);
+        if version < 130_000 {
+            return Err(format!(
+                "this server is of version {}: use Postgres 13 or later",
+                version / 10_000
+            ));
+        }
+        Ok(client)
+    }
+
+    async fn plain(&self) -> Result<Client, Refusal> {
+        let opened = self.config(SslMode::Disable).connect(NoTls).await;
+        let (client, connection) = opened.map_err(|error| Refusal::new("without TLS", &error))?;
+        self.drive(connection);
+        Ok(client)
+    }
+
+    async fn secure(&self) -> Result<Client, Refusal> {
+        let tls = tls::client(&self.settings.tls)
+            .map_err(|error| Refusal { is_final: true, text: error.to_string() })?;
+        let opened = self.config(SslMode::Require).connect(MakeRustlsConnect::new(tls)).await;
+        let (client, connection) = opened.map_err(|error| Refusal::new("with TLS", &error))?;
+        self.drive(connection);
+        Ok(client)
+    }
+
+    fn config(&self, mode: SslMode) -> Config {
+        let Settings { host, port, database, user, password, .. } = &self.settings;
+        let mut config = Config::new();
+        config
+            .host(host)
+            .port(*port)
+            .dbname(database)
+            .user(user)
+            .password(&password.0)
+            .ssl_mode(mode)
+            .application_name("cloudstate")
+            .connect_timeout(CONNECT)
+            .tcp_user_timeout(ANSWER)
+            .keepalives_idle(Duration::from_secs(10))
+            .keepalives_interval(Duration::from_secs(2))
+            .keepalives_retries(3);
+        config
+    }
+
+    /// Moves messages until the connection ends; whoever waits for an answer learns of that end.
+    fn drive<S>(&self, mut connection: Connection<Socket, S>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let notified = self.notified.clone();
+        tokio::spawn(async move {
+            let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
+            while let Some(message) = messages.next().await {
+                match message {
+                    Ok(AsyncMessage::Notification(_)) => notified.send_modify(|count| *count += 1),
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        debug!(notice = notice.message(), "notice from Postgres");
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        debug!(error = %said(error), "a connection to Postgres ended");
+                        return;
+                    }
+                }
+            }
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Link {
+    /// Whether the connection has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Runs a statement, which is prepared the first time.
+    ///
+    /// # Cancel safety
+    /// The statement may run on; a link that was left like that must not be used again.
+    pub(super) async fn query(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Vec<Row>, Failure> {
+        let run = async {
+            let statement = self.prepared(sql).await?;
+            Ok(self.client.query(&statement, parameters).await?)
+        };
+        timeout(ANSWER, run).await.unwrap_or_else(|_elapsed| Err(Failure::silent(ANSWER)))
+    }
+
+    /// Runs statements that have no parameters.
+    ///
+    /// # Cancel safety
+    /// As for [`query`](Self::query).
+    pub(super) async fn execute(&self, sql: &str) -> Result<(), Failure> {
+        let run = async { Ok(self.client.batch_execute(sql).await?) };
+        timeout(ANSWER, run).await.unwrap_or_else(|_elapsed| Err(Failure::silent(ANSWER)))
+    }
+
+    async fn prepared(&self, sql: &str) -> Result<Statement, tokio_postgres::Error> {
+        let known = || self.statements.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = known().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        known().insert(sql.to_owned(), statement.clone());
+        Ok(statement)
+    }
+}
+
+/// Why one attempt failed.
+struct Refusal {
+    /// Whether another one, with or without TLS, cannot end otherwise.
+    is_final: bool,
+    text: String,
+}
+
+impl Refusal {
+    fn new(how: &str, error: &tokio_postgres::Error) -> Self {
+        let is_final = match error.code() {
+            // So says a server whose access rules want TLS, or do not want it.
+            Some(code) => *code != SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
+            // Nobody is there, either way.
+            None => error.to_string().contains("error connecting to server"),
+        };
+        Self { is_final, text: format!("{how}: {}", Chain(error)) }
+    }
+
+    fn or(self, second: Result<Client, Self>) -> Result<Client, String> {
+        second.map_err(|second| format!("{}; {}", self.text, second.text))
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn said(error: tokio_postgres::Error) -> String {
+    Chain(&error).to_string()
+}
