@@ -158,6 +158,8 @@ pub mod probe {
 
 /// Exit codes that the launcher understands from the proxy.
 pub mod exit {
+    /// Something went wrong that a new start may mend.
+    pub const FAILURE: u8 = 1;
     /// Wrong command line.
     pub const USAGE: u8 = 64;
     /// Asks for a fresh start, e.g. since the user function describes other entities now.

@@ -113,8 +113,7 @@ impl Actions {
             .max_decoding_message_size(self.user_function.message_size_max());
         let request = request(said, timeout);
         let opening = async move {
-            let unreachable = |error: tonic::transport::Error| Status::from_error(error.into());
-            client.ready().await.map_err(unreachable)?;
+            client.ready().await?;
             Ok(client.streaming(request, path, Commands).await?.into_inner())
         };
         Answers { state: State::Opening(opening.boxed()), broken: Some(broken), _cancel: cancel }

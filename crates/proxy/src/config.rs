@@ -8,7 +8,7 @@ use api::{
     environment::{Problems, Reader, value},
 };
 
-use crate::{entity, serve, spec::Terms};
+use crate::{entity, serve, spec::Terms, user_function};
 
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
 const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
@@ -17,9 +17,6 @@ const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
 /// Variables that nobody reads although they look like ours are told of.
 const PREFIX: &str = "CLOUDSTATE_PROXY_";
-
-/// Largest message from the user function, in bytes: a snapshot may be larger than any command.
-const USER_FUNCTION_MESSAGE_SIZE_MAX: usize = 12 * 1024 * 1024;
 
 /// Everything that the proxy can be told.
 #[derive(Clone, Debug)]
@@ -30,8 +27,8 @@ pub struct Config {
     pub management: SocketAddr,
     /// `host:port` of the user function.
     pub user_function: String,
-    /// Largest message from the user function, in bytes.
-    pub user_function_message_size_max: usize,
+    /// Bounds of the way there.
+    pub user_function_limits: user_function::Limits,
     /// What a user function's description is judged by.
     pub terms: Terms,
     /// Bounds of entities.
@@ -63,7 +60,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
         listen: (bind, reader.read_port(env::HTTP_PORT, port::PROXY).get()).into(),
         management: (bind, reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT).get()).into(),
         user_function: format!("{user_function_host}:{user_function_port}"),
-        user_function_message_size_max: USER_FUNCTION_MESSAGE_SIZE_MAX,
+        user_function_limits: user_function::Limits::default(),
         terms: Terms {
             store: reader.read(env::STORE, Store::None.as_str(), value::store),
             stateful_service: reader.read_optional(env::SELECTOR_LABEL_VALUE, value::text),

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 fn main() -> ExitCode {
     let environment = config::process_environment();
     let termination_path = termination_path(environment.iter().cloned());
-    let refusal = match config::load(environment) {
+    let (code, refusal) = match config::load(environment) {
         Ok((config, warnings)) => {
             start_log(config.log_level);
             for warning in warnings {
@@ -25,7 +25,9 @@ fn main() -> ExitCode {
                 Ok(()) => return ExitCode::SUCCESS,
                 Err(error) => {
                     error!(error = %Chain(&*error), "the proxy leaves");
-                    error.downcast_ref::<proxy::Error>().and_then(proxy::Error::refusal)
+                    let known = error.downcast_ref::<proxy::Error>();
+                    let code = known.map_or(exit::FAILURE, proxy::Error::exit_code);
+                    (code, known.and_then(proxy::Error::refusal))
                 }
             }
         }
@@ -33,18 +35,13 @@ fn main() -> ExitCode {
             start_log("info");
             error!(error = %problems, "the settings are refused");
             let reason = reason::CONFIGURATION_REFUSED.to_owned();
-            Some(NotReady { reason, message: problems.to_string() })
+            (exit::CONFIG, Some(NotReady { reason, message: problems.to_string() }))
         }
     };
-    match refusal {
-        Some(why) => {
-            if let Some(path) = termination_path {
-                leave_words(&path, &why);
-            }
-            exit::CONFIG.into()
-        }
-        None => ExitCode::FAILURE,
+    if let (Some(why), Some(path)) = (refusal, termination_path) {
+        leave_words(&path, &why);
     }
+    code.into()
 }
 
 #[tokio::main]

@@ -7,7 +7,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use api::{
     Chain,
-    contract::{NotReady, reason},
+    contract::{NotReady, exit, reason},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::{
     action::Actions,
     admin,
     config::Config,
-    discovery::{self, Refused},
+    discovery::{Discovery, Outdated, Refused},
     entity::{Context, Entities},
     journal::{Batcher, Memory, Store},
     ownership,
@@ -26,7 +26,7 @@ use crate::{
     route::Routes,
     router::Router,
     serve::{Edge, connections},
-    user_function::UserFunction,
+    user_function::{AddressError, UserFunction},
 };
 
 /// Answers that may wait for the router after their callers have left.
@@ -49,7 +49,7 @@ pub enum Error {
         /// As configured.
         address: String,
         /// What is wrong with it.
-        source: tonic::transport::Error,
+        source: AddressError,
     },
     /// The user function describes itself in a way that cannot be served.
     #[error(transparent)]
@@ -57,15 +57,27 @@ pub enum Error {
     /// A part of the proxy broke down.
     #[error("the keeper of the ownership broke down")]
     Panicked(#[source] tokio::task::JoinError),
+    /// The user function describes itself in another way than when the proxy started.
+    #[error("the user function describes other entities than before: the proxy starts afresh")]
+    Changed,
 }
 
 impl Error {
+    /// What the process leaves with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Changed => exit::RESTART,
+            Self::Refused(_) | Self::Address { .. } => exit::CONFIG,
+            Self::Listen { .. } | Self::Panicked(_) => exit::FAILURE,
+        }
+    }
+
     /// What to tell whoever looks at the pod; none when starting again may help.
     pub fn refusal(&self) -> Option<NotReady> {
         let reason = match self {
             Self::Refused(_) => reason::USER_FUNCTION_REFUSED,
             Self::Address { .. } => reason::CONFIGURATION_REFUSED,
-            Self::Listen { .. } | Self::Panicked(_) => return None,
+            Self::Listen { .. } | Self::Changed | Self::Panicked(_) => return None,
         };
         let message = Chain(self).to_string();
         Some(NotReady { reason: reason.to_owned(), message })
@@ -100,26 +112,39 @@ pub async fn run_on(
     tokio::spawn(connections::serve(management, answer, alive.clone(), config.drain));
     let _alive = alive.drop_guard();
 
-    let user_function =
-        UserFunction::new(config.user_function.clone(), config.user_function_message_size_max)
-            .map_err(|source| Error::Address { address: config.user_function.clone(), source })?;
-    let discovered = async {
-        let routes = discovery::discover(&user_function, &config.terms, &readiness).await?;
-        readiness.set(Part::UserFunction, Ok(()));
-        Ok::<_, Error>(routes)
-    };
+    let user_function = UserFunction::new(&config.user_function, config.user_function_limits)
+        .map_err(|source| Error::Address { address: config.user_function.clone(), source })?;
+    let mut discovery =
+        Discovery::new(user_function.clone(), config.terms.clone(), readiness.clone());
     let opened = async {
         match store {
             Some(store) => Ok(Some(store)),
             None => Ok(store::open(&config, &readiness)),
         }
     };
-    let (routes, store) = tokio::select! {
+    let ((routes, described), store) = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        both = async { tokio::try_join!(discovered, opened) } => both?,
+        both = async { tokio::try_join!(discovery.discover(), opened) } => both?,
     };
-    serve(&config, user_function, routes, store, &readiness, stop).await
+    // What ends the service from within drains it as a stop from outside does.
+    let stop = stop.child_token();
+    let serving = async {
+        let served = serve(&config, user_function, routes, store, &readiness, stop.clone()).await;
+        stop.cancel();
+        served
+    };
+    let outdated = async {
+        let outdated = stop.run_until_cancelled(discovery.watch(&described)).await;
+        stop.cancel();
+        outdated
+    };
+    match tokio::join!(serving, outdated) {
+        (Err(error), _) => Err(error),
+        (Ok(()), None) => Ok(()),
+        (Ok(()), Some(Outdated::Changed)) => Err(Error::Changed),
+        (Ok(()), Some(Outdated::Refused(refused))) => Err(refused.into()),
+    }
 }
 
 async fn serve(

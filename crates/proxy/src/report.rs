@@ -24,7 +24,7 @@ impl Reporter {
     /// Starts to hand on reports; ends when all handles are gone.
     pub fn start(user_function: &UserFunction) -> Self {
         let (queue, mut reports) = mpsc::channel::<String>(WAITING);
-        let mut client = EntityDiscoveryClient::new(user_function.channel());
+        let mut client = EntityDiscoveryClient::new(user_function.stranger());
         tokio::spawn(async move {
             while let Some(message) = reports.recv().await {
                 let call = client.report_error(UserFunctionError { message });

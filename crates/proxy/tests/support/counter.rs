@@ -3,7 +3,11 @@
 use std::{
     net::SocketAddr,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -33,7 +37,10 @@ use tokio::{
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
-use super::desk::{self, Step};
+use super::{
+    PATIENCE,
+    desk::{self, Step},
+};
 
 const PROTO: &str = r#"
     syntax = "proto3";
@@ -134,7 +141,11 @@ struct Shared {
     /// A snapshot comes with every event whose number divides by this, unless it is zero.
     snapshot_every: i64,
     /// Replaces the discovery answer.
-    spec: Option<EntitySpec>,
+    spec: Mutex<Option<EntitySpec>>,
+    /// How often `discover` was called.
+    discoveries: AtomicUsize,
+    /// Streams that one connection may carry.
+    streams_max: Option<u32>,
     runtime: Mutex<Option<Runtime>>,
 }
 
@@ -154,17 +165,42 @@ impl Counter {
     }
 
     pub fn with_spec(spec: EntitySpec) -> Self {
+        let counter = Self::default();
+        counter.describe(spec);
+        counter
+    }
+
+    pub fn with_streams_max(streams: u32) -> Self {
         let mut shared = Shared::default();
-        shared.spec = Some(spec);
+        shared.streams_max = Some(streams);
         Self { shared: Arc::new(shared) }
+    }
+
+    /// Answers discovery with this from now on.
+    pub fn describe(&self, spec: EntitySpec) {
+        *self.shared.spec.lock().unwrap() = Some(spec);
+    }
+
+    /// How often it was asked to describe itself.
+    pub fn discoveries(&self) -> usize {
+        self.shared.discoveries.load(Ordering::SeqCst)
     }
 
     /// Serves until [`Self::kill`], on threads of its own like another process.
     pub fn listen(&self, address: SocketAddr) {
-        let listener = std::net::TcpListener::bind(address).unwrap();
+        let started = Instant::now();
+        // The port is free once the threads of one that was killed have seen to it.
+        let listener = loop {
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(started.elapsed() < PATIENCE, "{address}: {error}"),
+            }
+            std::thread::yield_now();
+        };
         listener.set_nonblocking(true).unwrap();
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let services = Server::builder()
+            .max_concurrent_streams(self.shared.streams_max)
             .add_service(EntityDiscoveryServer::new(self.clone()))
             .add_service(EventSourcedServer::new(self.clone()))
             .add_service(ActionProtocolServer::new(self.clone()));
@@ -228,7 +264,8 @@ pub fn spec() -> EntitySpec {
 #[tonic::async_trait]
 impl EntityDiscovery for Counter {
     async fn discover(&self, _: Request<ProxyInfo>) -> Result<Response<EntitySpec>, Status> {
-        Ok(Response::new(self.shared.spec.clone().unwrap_or_else(spec)))
+        self.shared.discoveries.fetch_add(1, Ordering::SeqCst);
+        Ok(Response::new(self.shared.spec.lock().unwrap().clone().unwrap_or_else(spec)))
     }
 
     async fn report_error(

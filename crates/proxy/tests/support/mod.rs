@@ -1,6 +1,8 @@
 //! A proxy under test between a scripted user function and callers, all in this process and over
 //! real sockets.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 pub mod counter;
 pub mod desk;
 
