@@ -1,9 +1,10 @@
 //! One life of the proxy: open the management port, discover, open the store, serve while the entities
 //! are owned, drain, hand over.
 
+mod edge;
 mod store;
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, pin::pin, sync::Arc};
 
 use api::{
     Chain,
@@ -173,23 +174,21 @@ async fn serve(
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
     router.adopt(orphaned);
     let edge = Edge::new(router.clone(), config.edge);
-    let listener = listen(config.listen).await?;
-    readiness.set(Part::Edge, Ok(()));
-    info!(address = %config.listen, "the port for calls is open");
-
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());
         let hold = ownership::hold(store, entities, readiness, fenced, config.drain, leave.clone());
         tokio::spawn(hold)
     });
-    let answer = move |request| edge.clone().answer(request);
-    let draining = async {
-        stop.cancelled().await;
-        let finishes = "the proxy finishes what is under way";
-        readiness.deny(Part::Staying, reason::DRAINING, finishes);
+    let mut serving = pin!(edge::serve(config, edge, readiness, stop.clone()));
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = stop.cancelled() => {
+            let finishes = "the proxy finishes what is under way";
+            readiness.deny(Part::Staying, reason::DRAINING, finishes);
+            serving.await
+        }
     };
-    tokio::join!(draining, connections::serve(listener, answer, stop.clone(), config.drain));
     if !router.stop(config.drain).await {
         warn!(after = ?config.drain, "side effects and forwards were cut that were still under way");
     }
@@ -199,7 +198,7 @@ async fn serve(
         owning.await.map_err(Error::Panicked)?;
     }
     info!("drained");
-    Ok(())
+    served
 }
 
 async fn listen(address: SocketAddr) -> Result<TcpListener, Error> {

@@ -68,6 +68,15 @@ impl Readiness {
         self.parts.borrow()[part as usize].clone()
     }
 
+    /// Waits until a part's word is like this.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when the future is dropped.
+    pub async fn until(&self, part: Part, is: impl Fn(&Ready) -> bool) {
+        // Cannot fail: this handle is a sender.
+        drop(self.parts.subscribe().wait_for(|parts| is(&parts[part as usize])).await);
+    }
+
     /// Waits until [`Self::now`] is not `known` any more, and gives what it is then.
     ///
     /// # Cancel safety

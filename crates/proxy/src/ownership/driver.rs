@@ -39,6 +39,7 @@ pub async fn hold(
     stop: CancellationToken,
 ) {
     let (shard, me) = (Shard::WHOLE, Owner(uuid::Uuid::now_v7()));
+    let mut changes = store.changes();
     let machine = Ownership::new(shard, me, Instant::now().into_std());
     let (call, ending) = (None, None);
     let mut driver =
@@ -57,6 +58,7 @@ pub async fn hold(
             event = finished(&mut driver.call) => event,
             () = finished(&mut driver.ending) => Event::Ended,
             () = fenced.notified() => Event::Hinted,
+            Ok(()) = changes.changed() => Event::Hinted,
         };
     }
 }

@@ -80,14 +80,7 @@ impl Stand {
 
     /// What the management port answers, head and body.
     pub async fn get(&self, path: &str) -> String {
-        let Ok(mut stream) = TcpStream::connect((self.address, 8558)).await else {
-            return String::new();
-        };
-        let request = format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        answer
+        get(self.address, path).await
     }
 
     /// Calls a method of the counter.
@@ -105,6 +98,18 @@ impl Drop for Stand {
     fn drop(&mut self) {
         self.stop.cancel();
     }
+}
+
+/// What the management port at an address answers, head and body; nothing when nobody listens.
+pub async fn get(address: Ipv4Addr, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect((address, 8558)).await else {
+        return String::new();
+    };
+    let request = format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }
 
 /// Calls `/counter.Counter/<method>` through a channel.
@@ -144,13 +149,13 @@ pub async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 /// A loopback address that no other test uses, so that every port on it is free.
-fn address() -> Ipv4Addr {
+pub fn address() -> Ipv4Addr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     let [.., high, low] = std::process::id().to_be_bytes();
     Ipv4Addr::new(127, high, low, COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-fn config(address: Ipv4Addr) -> Config {
+pub fn config(address: Ipv4Addr) -> Config {
     let address = address.to_string();
     let environment = [
         ("CLOUDSTATE_PROXY_BIND", address.as_str()),
