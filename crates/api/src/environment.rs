@@ -6,6 +6,7 @@
 
 mod problem;
 mod reader;
+mod size;
 pub mod value;
 
 use std::{ffi::OsString, path::PathBuf};
@@ -15,6 +16,7 @@ use crate::contract;
 pub use self::{
     problem::{Kind, Problem, Problems},
     reader::Reader,
+    size::{Size, size},
     value::Refusal,
 };
 

@@ -254,7 +254,6 @@ impl Machine {
             return self.give_up();
         }
         match self.state {
-            State::Waiting => Vec::new(),
             State::Backoff { .. } => self.start(now),
             State::Starting { .. } => self.replace(Why::NeverAnswered, now),
             State::Draining { kill_at, .. } => {
@@ -268,7 +267,9 @@ impl Machine {
             }
             // Starting another proxy beside one that cannot die would be two; leaving ends both.
             State::Killing { .. } => self.fail(KILLED, None),
-            State::Running { .. } | State::Failed { .. } | State::Stopped => Vec::new(),
+            State::Waiting | State::Running { .. } | State::Failed { .. } | State::Stopped => {
+                Vec::new()
+            }
         }
     }
 
