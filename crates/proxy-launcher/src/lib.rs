@@ -5,11 +5,13 @@
 //! it is told and decides nothing; [`process`] is the only module that may hold `unsafe`.
 
 pub mod admin;
+pub mod cgroup;
 pub mod cli;
 pub mod command;
 pub mod config;
 pub mod exit;
 pub mod health;
+pub mod jvm;
 pub mod machine;
 pub mod probe;
 pub mod process;
