@@ -2,6 +2,8 @@
 
 use std::ffi::OsString;
 
+use crate::jvm::is_jvm_flag;
+
 /// How the launcher is called; part of every [`UsageError`].
 pub const USAGE: &str = "proxy-launcher [run|check|version] [--] [PROXY-ARGS...]";
 
@@ -44,7 +46,7 @@ pub enum UsageError {
 
 /// Reads the arguments after the program's name.
 ///
-/// The first `--`, or the first plain word after a command, ends our part.
+/// The first `--`, the first plain word after a command, or a flag for a JVM ends our part.
 ///
 /// # Errors
 /// [`UsageError`] names the first argument that is neither a command nor clearly the proxy's.
@@ -63,6 +65,8 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
         Some(word) if word == "--" => {
             args.next();
         }
+        // Older manifests hand flags for a JVM to the entrypoint without any mark.
+        Some(word) if is_jvm_flag(word) => {}
         Some(word) if word.as_encoded_bytes().starts_with(b"-") => {
             return Err(UsageError::UnknownOption(word.clone()));
         }
@@ -94,6 +98,15 @@ mod tests {
         check(&["run", "a", "-b", "--"], Verb::Run, &["a", "-b", "--"]);
         check(&["check", "--", "--", "run"], Verb::Check, &["--", "run"]);
         check(&["version"], Verb::Version, &[]);
+    }
+
+    #[test]
+    fn flags_for_a_jvm_need_no_mark() {
+        check(
+            &["-Dconfig.resource=no-store.conf", "x"],
+            Verb::Run,
+            &["-Dconfig.resource=no-store.conf", "x"],
+        );
     }
 
     #[test]

@@ -9,17 +9,21 @@ use std::{
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     num::{NonZeroU16, NonZeroU64},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
 pub use api::environment::{Kind, Problem, Problems, termination_path};
 use api::{
     contract::{self, Store, env, port},
-    environment::{Reader, value},
+    environment::{Reader, Size, size, value},
 };
 
-use crate::user_function::{Cadence, Probe};
+use crate::{
+    command::{self, ProxyCommand},
+    jvm::{Budget, Jvm, Policy, Regions, Wishes},
+    user_function::{Cadence, Probe},
+};
 
 /// Prefix of the variables that only the launcher reads; none of them reaches the proxy.
 pub const PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
@@ -46,8 +50,18 @@ const DRAIN_PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
 const DRAIN_KILL_MARGIN: &str = "CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN";
 const LOG_LEVEL: &str = "CLOUDSTATE_LAUNCHER_LOG_LEVEL";
 
-/// Heap settings are meant for a JVM. They are the launcher's to translate, and confuse a native proxy.
-const HEAP_VARIABLES: [&str; 3] = [env::JAVA_OPTS, env::SIDECAR_JVM_MEMORY, "_JAVA_OPTIONS"];
+const KIND: &str = "CLOUDSTATE_LAUNCHER_KIND";
+const JAVA: &str = "CLOUDSTATE_LAUNCHER_JAVA";
+const CLASSPATH: &str = "CLOUDSTATE_LAUNCHER_CLASSPATH";
+const MAIN_CLASS: &str = "CLOUDSTATE_LAUNCHER_MAIN_CLASS";
+const MEMORY_POLICY: &str = "CLOUDSTATE_LAUNCHER_MEMORY_POLICY";
+const MEM_DIRECT: &str = "CLOUDSTATE_LAUNCHER_MEM_DIRECT";
+const MEM_CODE_CACHE: &str = "CLOUDSTATE_LAUNCHER_MEM_CODE_CACHE";
+const MEM_METASPACE: &str = "CLOUDSTATE_LAUNCHER_MEM_METASPACE";
+const MEM_THREADS: &str = "CLOUDSTATE_LAUNCHER_MEM_THREADS";
+
+/// A JVM prefers it to its own command line, so the heap that was chosen would silently not be had.
+const OVERRIDING: &str = "_JAVA_OPTIONS";
 
 /// Everything that the launcher can be told.
 #[derive(Clone, Debug)]
@@ -64,7 +78,9 @@ pub struct Config {
     pub memory_limit: Option<NonZeroU64>,
     /// Kind of store behind the proxy.
     pub store: Option<Store>,
-    /// The proxy's program.
+    /// What the proxy is.
+    pub kind: ProxyKind,
+    /// The native proxy's program.
     pub command: PathBuf,
     /// When the proxy is started again, and when no more.
     pub supervise: Supervise,
@@ -76,6 +92,25 @@ pub struct Config {
     pub log_level: &'static str,
     /// File for last words; none when the variable is set to nothing.
     pub termination_path: Option<PathBuf>,
+}
+
+/// What the proxy is.
+#[derive(Clone, Debug)]
+pub enum ProxyKind {
+    /// Our own program.
+    Native,
+    /// Jars, and a JVM that runs them.
+    Jvm(Jvm),
+}
+
+/// What the launcher finds around itself; everything else is in the environment.
+#[derive(Clone, Copy, Debug)]
+pub struct Surroundings {
+    /// The container's memory limit in bytes, as the kernel enforces it. The outer `None` is not knowing,
+    /// the inner one knowing that there is none.
+    pub memory_limit: Option<Option<u64>>,
+    /// Whether a file or folder exists.
+    pub exists: fn(&Path) -> bool,
 }
 
 /// The TCP ports of the pod; no two are equal.
@@ -173,8 +208,10 @@ pub struct Loaded {
     pub config: Config,
     /// What was odd and did no harm.
     pub warnings: Vec<String>,
-    /// The proxy's environment.
-    pub proxy_environment: BTreeMap<OsString, OsString>,
+    /// What is started.
+    pub proxy: ProxyCommand,
+    /// What a JVM is estimated to use.
+    pub budget: Option<Budget>,
 }
 
 /// The process's environment.
@@ -182,12 +219,14 @@ pub fn process_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }
 
-/// Reads an environment.
+/// Reads an environment; `args` were given for the proxy.
 ///
 /// # Errors
 /// [`Problems`] with every value that cannot be used or contradicts another.
 pub fn load(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
+    args: &[OsString],
+    surroundings: &Surroundings,
 ) -> Result<Loaded, Problems> {
     let environment: Vec<_> = environment.into_iter().collect();
     let termination_path = termination_path(environment.iter().cloned());
@@ -205,6 +244,7 @@ pub fn load(
         Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
         _ => IpAddr::from(Ipv4Addr::UNSPECIFIED),
     };
+    let kind = read_kind(&mut reader, surroundings);
     let config = Config {
         admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
         memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
@@ -212,7 +252,8 @@ pub fn load(
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
         supervise: read_supervise(&mut reader),
         drain: read_drain(&mut reader),
-        user_function: read_user_function(&mut reader),
+        user_function: read_user_function(&mut reader, &kind),
+        kind,
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         ports,
         user_function_host,
@@ -220,14 +261,68 @@ pub fn load(
         termination_path,
     };
     check_port_conflicts(&config, &mut reader);
+    let wishes = Wishes {
+        memory: reader.read_optional(env::SIDECAR_JVM_MEMORY, size),
+        java_opts: reader.shown(env::JAVA_OPTS),
+        limit: match surroundings.memory_limit {
+            Some(known) => known,
+            None => config.memory_limit.map(NonZeroU64::get),
+        },
+    };
+    if reader.shown(OVERRIDING).is_some() {
+        reader.warn(format!("OverridingJavaOptions: {OVERRIDING} is set and taken away: a JVM prefers it to its arguments"));
+    }
     reader.warn_of_unknown(PREFIX);
 
-    let (rest, warnings, problems) = reader.finish();
-    if problems.is_empty() {
-        let proxy_environment = for_proxy(rest, &config);
-        Ok(Loaded { config, warnings, proxy_environment })
-    } else {
-        Err(Problems(problems))
+    let (rest, mut warnings, mut problems) = reader.finish();
+    let environment = for_proxy(rest, &config);
+    match command::build(&config, &wishes, args, environment) {
+        Ok(built) if problems.is_empty() => {
+            warnings.extend(built.warnings);
+            Ok(Loaded { config, warnings, proxy: built.proxy, budget: built.budget })
+        }
+        Ok(_) => Err(Problems(problems)),
+        Err(more) => {
+            problems.extend(more);
+            Err(Problems(problems))
+        }
+    }
+}
+
+fn read_kind(reader: &mut Reader, surroundings: &Surroundings) -> ProxyKind {
+    const KINDS: &[&str] = &["auto", "native", "jvm"];
+    let named = |text: &str| {
+        KINDS.iter().find(|kind| **kind == text).copied().ok_or_else(|| value::unknown(KINDS))
+    };
+    let policy = |text: &str| match text {
+        "strict" => Ok(Policy::Strict),
+        "warn" => Ok(Policy::Warn),
+        "off" => Ok(Policy::Off),
+        _ => Err(value::unknown(&["strict", "warn", "off"])),
+    };
+    let java_home = reader.read_optional("JAVA_HOME", value::absolute_path);
+    let java = java_home.map_or_else(|| "/usr/bin/java".into(), |home| home.join("bin/java"));
+    let bytes = |reader: &mut Reader, name| reader.read_optional(name, size).map(Size::bytes);
+    let kind = reader.read(KIND, "auto", named);
+    let jvm = Jvm {
+        java: reader.read(JAVA, &java.display().to_string(), value::absolute_path),
+        class_path: reader.read(CLASSPATH, "/opt/proxy/lib/*", value::text),
+        main_class: reader.read(MAIN_CLASS, "io.cloudstate.proxy.CloudStateProxyMain", value::text),
+        regions: Regions {
+            direct: bytes(reader, MEM_DIRECT),
+            code_cache: bytes(reader, MEM_CODE_CACHE),
+            metaspace: bytes(reader, MEM_METASPACE),
+            threads: reader.read_optional(MEM_THREADS, value::positive).map(u64::from),
+        },
+        policy: reader.read(MEMORY_POLICY, "warn", policy),
+    };
+    // What an image holds says what it is for.
+    let has_native = (surroundings.exists)(Path::new(contract::PROXY_COMMAND));
+    let has_jars = (surroundings.exists)(Path::new(jvm.class_path.trim_end_matches("/*")));
+    match kind {
+        "jvm" => ProxyKind::Jvm(jvm),
+        "auto" if !has_native && has_jars && reader.shown(COMMAND).is_none() => ProxyKind::Jvm(jvm),
+        _ => ProxyKind::Native,
     }
 }
 
@@ -274,7 +369,11 @@ fn read_supervise(reader: &mut Reader) -> Supervise {
     supervise
 }
 
-fn read_user_function(reader: &mut Reader) -> UserFunction {
+fn read_user_function(reader: &mut Reader, kind: &ProxyKind) -> UserFunction {
+    let on_return_default = match kind {
+        ProxyKind::Native => "ignore",
+        ProxyKind::Jvm(_) => "restart-proxy",
+    };
     let wait = |text: &str| match text {
         "parallel" => Ok(Wait::Parallel),
         "gate" => Ok(Wait::Gate),
@@ -300,7 +399,7 @@ fn read_user_function(reader: &mut Reader) -> UserFunction {
         },
         give_up_after: reader.read(UF_GIVE_UP, "0s", value::duration),
         required: reader.read(UF_REQUIRED, "true", value::switch),
-        on_return: reader.read(UF_ON_RETURN, "ignore", on_return),
+        on_return: reader.read(UF_ON_RETURN, on_return_default, on_return),
     }
 }
 
@@ -380,9 +479,14 @@ fn for_proxy(
     mut environment: BTreeMap<OsString, OsString>,
     config: &Config,
 ) -> BTreeMap<OsString, OsString> {
+    // To a native proxy `sidecarJvmMemory` is the budget that it keeps to; to a JVM it has become a flag.
+    let of_a_jvm: &[&str] = match config.kind {
+        ProxyKind::Native => &[env::JAVA_OPTS, OVERRIDING],
+        ProxyKind::Jvm(_) => &[env::JAVA_OPTS, OVERRIDING, env::SIDECAR_JVM_MEMORY],
+    };
     environment.retain(|name, _| {
         !name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
-            && !HEAP_VARIABLES.iter().any(|heap| name == heap)
+            && !of_a_jvm.iter().any(|taken| name == taken)
     });
     // The proxy need not know the rule with the fallback.
     let user_port = config.ports.user_function.to_string().into();

@@ -14,6 +14,8 @@ const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
 /// 128 plus the signal's number, as shells count.
 const SIGNAL_BASE: u8 = 128;
+/// What a JVM leaves with under `-XX:+ExitOnOutOfMemoryError`.
+const JVM_OUT_OF_MEMORY: u8 = 3;
 const SIGNAL_INT: u8 = 2;
 const SIGNAL_KILL: u8 = 9;
 const SIGNAL_TERM: u8 = 15;
@@ -26,8 +28,14 @@ pub const KILLED: u8 = SIGNAL_BASE + SIGNAL_KILL;
 pub enum End {
     /// It left with this code.
     Code(u8),
+    /// As [`Self::Code`], of a JVM: there our own codes for a refusal or a fresh start mean nothing.
+    JvmCode(u8),
     /// This signal ended it.
     Signal(u8),
+    /// The kernel killed it, since the container's memory limit was reached.
+    OutOfMemory,
+    /// The JVM gave up, since its heap was full.
+    HeapFull,
     /// Its program is not there.
     NotFound,
     /// Its program cannot be executed.
@@ -59,6 +67,18 @@ impl End {
         }
     }
 
+    /// The same end seen with what else is known: whether a JVM ran, and whether the kernel has killed
+    /// for memory meanwhile.
+    #[must_use]
+    pub fn explained(self, is_jvm: bool, killed_for_memory: bool) -> Self {
+        match self {
+            Self::Signal(SIGNAL_KILL) if killed_for_memory => Self::OutOfMemory,
+            Self::Code(JVM_OUT_OF_MEMORY) if is_jvm => Self::HeapFull,
+            Self::Code(code) if is_jvm => Self::JvmCode(code),
+            end => end,
+        }
+    }
+
     /// What to do about it, while the proxy should be running.
     pub fn verdict(self) -> Verdict {
         match self {
@@ -66,17 +86,24 @@ impl End {
                 Verdict::Refused
             }
             Self::Code(exit::RESTART) => Verdict::FreshStart,
-            Self::Code(_) | Self::Signal(_) | Self::NoResources => Verdict::Failure,
+            Self::Code(_)
+            | Self::JvmCode(_)
+            | Self::Signal(_)
+            | Self::OutOfMemory
+            | Self::HeapFull
+            | Self::NoResources => Verdict::Failure,
         }
     }
 
     /// Our own exit code when this end is the last one.
     pub fn final_code(self) -> u8 {
         match self {
-            Self::Code(0) => INTERNAL,
+            Self::Code(0) | Self::JvmCode(0) => INTERNAL,
             Self::Code(2 | exit::USAGE) => exit::CONFIG,
-            Self::Code(code) => code,
+            Self::Code(code) | Self::JvmCode(code) => code,
             Self::Signal(signal) => SIGNAL_BASE.saturating_add(signal),
+            Self::OutOfMemory => KILLED,
+            Self::HeapFull => JVM_OUT_OF_MEMORY,
             Self::NotFound => NOT_FOUND,
             Self::NotExecutable => NOT_EXECUTABLE,
             Self::NoResources => OS_ERROR,
@@ -87,15 +114,28 @@ impl End {
     pub fn is_clean_stop(self) -> bool {
         const BY_INT: u8 = SIGNAL_BASE + SIGNAL_INT;
         const BY_TERM: u8 = SIGNAL_BASE + SIGNAL_TERM;
-        matches!(self, Self::Code(0 | BY_INT | BY_TERM) | Self::Signal(SIGNAL_INT | SIGNAL_TERM))
+        matches!(
+            self,
+            Self::Code(0 | BY_INT | BY_TERM)
+                | Self::JvmCode(0 | BY_INT | BY_TERM)
+                | Self::Signal(SIGNAL_INT | SIGNAL_TERM)
+        )
     }
 }
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Code(code) => write!(f, "left with exit code {code}"),
+            Self::Code(code) | Self::JvmCode(code) => write!(f, "left with exit code {code}"),
             Self::Signal(signal) => write!(f, "was killed by signal {signal}"),
+            Self::OutOfMemory => f.write_str(
+                "was killed by the kernel, since the container reached its memory limit: raise \
+                 spec.sidecarResources.limits.memory or lower spec.sidecarJvmMemory",
+            ),
+            Self::HeapFull => f.write_str(
+                "left since its heap was full: raise spec.sidecarJvmMemory, and with it \
+                 spec.sidecarResources.limits.memory",
+            ),
             Self::NotFound => f.write_str("could not be started: its program does not exist"),
             Self::NotExecutable => {
                 f.write_str("could not be started: its file is no program for this machine")
@@ -124,12 +164,27 @@ mod tests {
             (End::Signal(6), Verdict::Failure, 134),
             (End::Signal(9), Verdict::Failure, 137),
             (End::Signal(11), Verdict::Failure, 139),
+            (End::OutOfMemory, Verdict::Failure, 137),
+            (End::HeapFull, Verdict::Failure, 3),
             (End::NotFound, Verdict::Refused, 127),
             (End::NotExecutable, Verdict::Refused, 126),
             (End::NoResources, Verdict::Failure, 71),
         ] {
             assert_eq!((end.verdict(), end.final_code()), (verdict, code), "{end:?}");
         }
+    }
+
+    #[test]
+    fn evidence_tells_what_a_kill_was() {
+        assert_eq!(End::Signal(9).explained(false, true), End::OutOfMemory);
+        assert_eq!(End::Signal(9).explained(false, false), End::Signal(9));
+        assert_eq!(End::Signal(11).explained(false, true), End::Signal(11));
+        assert_eq!(End::Code(3).explained(true, false), End::HeapFull);
+        assert_eq!(End::Code(3).explained(false, false), End::Code(3));
+        let foreign = End::Code(78).explained(true, false);
+        assert_eq!((foreign.verdict(), foreign.final_code()), (Verdict::Failure, 78));
+        assert!(End::Code(143).explained(true, false).is_clean_stop());
+        assert_eq!(End::Code(78).explained(false, false).verdict(), Verdict::Refused);
     }
 
     #[test]

@@ -91,8 +91,7 @@ impl Jvm {
             notes.problems.push(problem);
             Vec::new()
         });
-        let (jvm_args, proxy_args): (Vec<_>, Vec<_>) =
-            args.iter().cloned().partition(|arg| is_jvm_flag(arg));
+        let (jvm_args, proxy_args): (Vec<_>, Vec<_>) = args.iter().cloned().partition(is_jvm_flag);
         let heap = self.heap(wishes, &mut opts, &jvm_args, &mut notes);
         let budget = Budget::new(heap.max, wishes.limit, self.regions);
         self.judge(&heap, &budget, &mut notes);

@@ -10,9 +10,10 @@ use api::{
     contract::{NotReady, exit, reason},
 };
 use proxy_launcher::{
+    cgroup::{self, Cgroup},
     cli::{self, Invocation, Verb},
-    command::{self, ProxyCommand},
-    config::{self, Loaded, Problems},
+    command,
+    config::{self, Loaded, Problems, Surroundings},
     exit::OS_ERROR,
     supervise, termination,
 };
@@ -30,8 +31,8 @@ fn main() -> ExitCode {
         }
     };
     match invocation.verb {
-        Verb::Run => run(invocation).into(),
-        Verb::Check => check(invocation).into(),
+        Verb::Run => run(&invocation).into(),
+        Verb::Check => check(&invocation).into(),
         Verb::Version => {
             say(&format!("proxy-launcher {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -39,8 +40,19 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(invocation: Invocation) -> u8 {
-    let loaded = match config::load(config::process_environment()) {
+fn load(invocation: &Invocation) -> Result<Loaded, Problems> {
+    let surroundings = Surroundings {
+        memory_limit: Cgroup::of_this_process().map(|group| {
+            let machine = cgroup::machine_memory().unwrap_or(u64::MAX);
+            group.limit().filter(|limit| *limit < machine)
+        }),
+        exists: std::path::Path::exists,
+    };
+    config::load(config::process_environment(), &invocation.proxy_args, &surroundings)
+}
+
+fn run(invocation: &Invocation) -> u8 {
+    let loaded = match load(&invocation) {
         Ok(loaded) => loaded,
         Err(problems) => {
             start_log("info");
@@ -53,7 +65,6 @@ fn run(invocation: Invocation) -> u8 {
     };
     start_log(loaded.config.log_level);
     log_settings(&loaded);
-    let proxy = ProxyCommand::new(&loaded, invocation.proxy_args);
     // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = match runtime {
@@ -63,7 +74,7 @@ fn run(invocation: Invocation) -> u8 {
             return OS_ERROR;
         }
     };
-    match runtime.block_on(supervise::run(&loaded.config, &proxy)) {
+    match runtime.block_on(supervise::run(&loaded.config, &loaded.proxy)) {
         Ok(code) => {
             info!(code, "launcher leaves");
             code
@@ -76,8 +87,8 @@ fn run(invocation: Invocation) -> u8 {
     }
 }
 
-fn check(invocation: Invocation) -> u8 {
-    let loaded = match config::load(config::process_environment()) {
+fn check(invocation: &Invocation) -> u8 {
+    let loaded = match load(invocation) {
         Ok(loaded) => loaded,
         Err(Problems(problems)) => {
             for problem in problems {
@@ -93,8 +104,14 @@ fn check(invocation: Invocation) -> u8 {
         say(&format!("error: {problem}"));
         return exit::CONFIG;
     }
-    let proxy = ProxyCommand::new(&loaded, invocation.proxy_args);
-    say(&format!("ok: would start {} with {:?}", proxy.program.display(), proxy.args));
+    if let Some(budget) = &loaded.budget {
+        say(&format!("memory: {budget}"));
+    }
+    say(&format!(
+        "ok: would start {} with {:?}",
+        loaded.proxy.program.display(),
+        loaded.proxy.args
+    ));
     0
 }
 
@@ -105,7 +122,7 @@ fn log_settings(loaded: &Loaded) {
     let config = &loaded.config;
     info!(
         version = env!("CARGO_PKG_VERSION"),
-        command = %config.command.display(),
+        command = %loaded.proxy.program.display(),
         pod = config.pod.name,
         namespace = config.pod.namespace,
         http_port = config.ports.traffic,

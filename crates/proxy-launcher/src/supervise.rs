@@ -18,8 +18,9 @@ use tracing::{debug, info, warn};
 
 use crate::{
     admin,
+    cgroup::Cgroup,
     command::ProxyCommand,
-    config::{Config, Wait},
+    config::{Config, ProxyKind, Wait},
     exit::{End, OS_ERROR},
     health::{Answer, Health},
     machine::{Action, Event, Machine},
@@ -98,6 +99,7 @@ pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
         machine,
         health,
         leader: None,
+        oom_kills: None,
         prober: JoinSet::new(),
         answers,
         started: Instant::now(),
@@ -131,6 +133,8 @@ struct Supervisor<'a> {
     machine: Machine,
     health: watch::Sender<Health>,
     leader: Option<Leader>,
+    /// How many processes the kernel had killed for memory when the proxy was started.
+    oom_kills: Option<u64>,
     prober: JoinSet<()>,
     answers: mpsc::Sender<(u64, Answer)>,
     started: Instant,
@@ -210,6 +214,7 @@ impl Supervisor<'_> {
             Ok(leader) => {
                 info!(%program, pid = leader.id(), generation, "proxy started");
                 self.leader = Some(leader);
+                self.oom_kills = oom_kills();
                 let port = self.config.ports.management.get();
                 self.prober.spawn(probe::watch(port, generation, self.answers.clone()));
                 Ok(())
@@ -234,6 +239,8 @@ impl Supervisor<'_> {
             debug!(count = reaped.orphans, "orphans reaped");
         }
         let Some(end) = reaped.leader else { return Event::Tick };
+        let is_jvm = matches!(self.config.kind, ProxyKind::Jvm(_));
+        let end = end.explained(is_jvm, oom_kills() > self.oom_kills);
         let pid = self.leader.take().map(Leader::id);
         self.prober.abort_all();
         info!(pid, %end, "proxy ended");
@@ -254,6 +261,10 @@ impl Supervisor<'_> {
             differs
         });
     }
+}
+
+fn oom_kills() -> Option<u64> {
+    Cgroup::of_this_process().and_then(|group| group.oom_kills())
 }
 
 struct Signals {

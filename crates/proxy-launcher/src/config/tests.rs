@@ -6,6 +6,12 @@ fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
+const NATIVE: Surroundings = Surroundings { memory_limit: None, exists: |_| true };
+
+fn load(environment: Vec<(OsString, OsString)>) -> Result<Loaded, Problems> {
+    super::load(environment, &[], &NATIVE)
+}
+
 #[track_caller]
 fn loaded(pairs: &[(&str, &str)]) -> Loaded {
     load(environment(pairs)).unwrap()
@@ -79,7 +85,7 @@ fn a_user_function_elsewhere_shares_no_ports() {
 fn port_stands_in_for_user_function_port() {
     let fallback = loaded(&[("PORT", "9000")]);
     assert_eq!(fallback.config.ports.user_function.get(), 9000);
-    assert_eq!(fallback.proxy_environment[&OsString::from("USER_FUNCTION_PORT")], "9000");
+    assert_eq!(fallback.proxy.environment[&OsString::from("USER_FUNCTION_PORT")], "9000");
 
     let both = loaded(&[("PORT", "9000"), ("USER_FUNCTION_PORT", "9001")]);
     assert_eq!(both.config.ports.user_function.get(), 9001);
@@ -96,11 +102,11 @@ fn service_links_are_dropped_for_launcher_and_proxy() {
     assert_eq!(loaded.config.ports.user_function.get(), 8080);
     assert_eq!(loaded.warnings.len(), 2);
     assert!(loaded.warnings[1].starts_with("METRICS_PORT is \"tcp://10.0.0.1:5432\""));
-    assert!(!loaded.proxy_environment.contains_key(&OsString::from("METRICS_PORT")));
+    assert!(!loaded.proxy.environment.contains_key(&OsString::from("METRICS_PORT")));
 }
 
 #[test]
-fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
+fn the_proxy_gets_everything_but_our_settings_and_flags_for_a_jvm() {
     let mut pairs = environment(&[
         ("HTTP_PORT", "8013"),
         ("POSTGRES_PASSWORD", "007"),
@@ -114,26 +120,28 @@ fn the_proxy_gets_everything_but_our_settings_and_the_heap() {
     pairs.push((odd.clone(), odd.clone()));
     let loaded = load(pairs).unwrap();
 
-    let names: Vec<_> = loaded.proxy_environment.keys().filter_map(|name| name.to_str()).collect();
+    let names: Vec<_> = loaded.proxy.environment.keys().filter_map(|name| name.to_str()).collect();
     assert_eq!(
         names,
         [
+            "CLOUDSTATE_SIDECAR_JVM_MEMORY",
             "HTTP_PORT",
             "POSTGRES_PASSWORD",
             "TERMINATION_GRACE_PERIOD_SECONDS",
             "USER_FUNCTION_PORT"
         ]
     );
-    assert_eq!(loaded.proxy_environment[&odd], odd);
-    assert_eq!(loaded.proxy_environment[&OsString::from("POSTGRES_PASSWORD")], "007");
-    assert_eq!(loaded.proxy_environment[&OsString::from("TERMINATION_GRACE_PERIOD_SECONDS")], "30");
-    assert!(loaded.warnings[0].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is not a known setting"));
+    assert_eq!(loaded.proxy.environment[&odd], odd);
+    assert_eq!(loaded.proxy.environment[&OsString::from("POSTGRES_PASSWORD")], "007");
+    assert_eq!(loaded.proxy.environment[&OsString::from("TERMINATION_GRACE_PERIOD_SECONDS")], "30");
+    assert!(loaded.warnings[0].starts_with("OverridingJavaOptions: _JAVA_OPTIONS"));
+    assert!(loaded.warnings[1].starts_with("CLOUDSTATE_LAUNCHER_BUGDET is not a known setting"));
 }
 
 #[test]
 fn a_known_variable_must_be_text() {
     let odd = OsString::from_vec(vec![b'8', 0xff]);
-    let problems = load([("HTTP_PORT".into(), odd)]).unwrap_err().0;
+    let problems = load(vec![("HTTP_PORT".into(), odd)]).unwrap_err().0;
     assert_eq!(problems[0].kind, Kind::NotUtf8);
 }
 
@@ -156,4 +164,69 @@ fn a_pod_with_an_ipv6_address_listens_on_both_kinds() {
 #[test]
 fn last_words_can_be_turned_off() {
     assert_eq!(termination_path(environment(&[("CLOUDSTATE_TERMINATION_PATH", "")])), None);
+}
+
+#[track_caller]
+fn beside(pairs: &[(&str, &str)], args: &[&str], surroundings: &Surroundings) -> Loaded {
+    let args: Vec<_> = args.iter().map(OsString::from).collect();
+    super::load(environment(pairs), &args, surroundings).unwrap()
+}
+
+const JARS: Surroundings = Surroundings {
+    memory_limit: Some(Some(512 << 20)),
+    exists: |path| path.starts_with("/opt/proxy/lib"),
+};
+
+#[test]
+fn an_image_with_jars_runs_them_on_a_jvm() {
+    let loaded = beside(
+        &[("JAVA_OPTS", "-Xms128m -Xmx128m"), ("CLOUDSTATE_SIDECAR_JVM_MEMORY", "128m")],
+        &[],
+        &JARS,
+    );
+    assert_eq!(loaded.proxy.program.to_str(), Some("/usr/bin/java"));
+    assert!(loaded.proxy.args.contains(&"-Xmx128m".into()));
+    assert!(!loaded.proxy.environment.contains_key(&OsString::from(env::JAVA_OPTS)));
+    assert!(!loaded.proxy.environment.contains_key(&OsString::from(env::SIDECAR_JVM_MEMORY)));
+    assert_eq!(loaded.config.user_function.on_return, OnReturn::RestartProxy);
+    assert_eq!(loaded.budget.unwrap().limit, Some(512 << 20));
+}
+
+#[test]
+fn a_kind_that_is_named_needs_no_guess() {
+    let jvm = beside(&[("CLOUDSTATE_LAUNCHER_KIND", "jvm"), ("JAVA_HOME", "/jre")], &[], &NATIVE);
+    assert_eq!(jvm.proxy.program.to_str(), Some("/jre/bin/java"));
+    let native = beside(&[("CLOUDSTATE_LAUNCHER_KIND", "native")], &[], &JARS);
+    assert_eq!(native.proxy.program.to_str(), Some("/proxy"));
+}
+
+#[test]
+fn the_kernels_limit_counts_before_the_announced_one() {
+    let announced = [("CLOUDSTATE_LAUNCHER_KIND", "jvm"), ("MEMORY_LIMIT", "1073741824")];
+    let limit = |memory_limit| {
+        let around = Surroundings { memory_limit, ..NATIVE };
+        beside(&announced, &[], &around).budget.unwrap().limit
+    };
+    assert_eq!(limit(None), Some(1 << 30));
+    assert_eq!(limit(Some(Some(512 << 20))), Some(512 << 20));
+    assert_eq!(limit(Some(None)), None, "the kernel says that there is none");
+}
+
+#[test]
+fn problems_of_heap_and_settings_are_told_together() {
+    let pairs = [("HTTP_PORT", "0"), ("JAVA_OPTS", "-Xmx2g"), ("CLOUDSTATE_LAUNCHER_UF_WAIT", "x")];
+    let problems = super::load(environment(&pairs), &[], &JARS).unwrap_err().0;
+    let kinds: Vec<_> = problems.iter().map(|problem| problem.kind).collect();
+    assert_eq!(kinds, [Kind::UnknownVariant, Kind::PortOutOfRange, Kind::HeapExceedsLimit]);
+}
+
+#[test]
+fn flags_for_a_jvm_choose_a_native_proxys_store_and_nothing_else() {
+    let loaded = beside(&[], &["-Dconfig.resource=in-memory.conf", "-Xmx1g", "x"], &NATIVE);
+    assert_eq!(loaded.proxy.args, ["x"]);
+    assert_eq!(loaded.proxy.environment[&OsString::from("CLOUDSTATE_STORE")], "in-memory");
+    assert_eq!(loaded.warnings.len(), 1);
+    let args = [OsString::from("-Dconfig.resource=no-store.conf")];
+    let problems = super::load(environment(&[("CLOUDSTATE_STORE", "postgres")]), &args, &NATIVE);
+    assert_eq!(problems.unwrap_err().0[0].kind, Kind::ConflictingKeys);
 }

@@ -53,7 +53,11 @@ pub(super) fn tokens(variable: &str, text: &str) -> Result<Vec<String>, Problem>
 ///
 /// # Errors
 /// [`Kind::InvalidJvmSize`] when the JVM would refuse to start with it.
-pub(super) fn heap_flag(variable: &str, nth: usize, token: &str) -> Result<Option<HeapFlag>, Problem> {
+pub(super) fn heap_flag(
+    variable: &str,
+    nth: usize,
+    token: &str,
+) -> Result<Option<HeapFlag>, Problem> {
     const FLAGS: [(&str, bool); 5] = [
         ("-Xmx", true),
         ("-XX:MaxHeapSize=", true),
