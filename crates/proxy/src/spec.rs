@@ -137,4 +137,6 @@ fn names(names: impl Iterator<Item = String>) -> String {
 }
 
 #[cfg(test)]
+mod refusals;
+#[cfg(test)]
 mod tests;

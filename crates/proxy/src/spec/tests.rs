@@ -1,15 +1,16 @@
-//! Descriptions that are served, and every way in which one is not.
-
-use protocol::cloudstate::{EntityPassivationStrategy, ServiceInfo, TimeoutPassivationStrategy};
+//! Descriptions that are served; `refusals.rs` has those that are not.
 
 use std::{sync::Arc, time::Duration};
 
-use protocol::cloudstate::entity_passivation_strategy::Strategy;
+use protocol::cloudstate::{
+    EntityPassivationStrategy, ServiceInfo, TimeoutPassivationStrategy,
+    entity_passivation_strategy::Strategy,
+};
 
 use super::*;
 use crate::route::{Shape, Target};
 
-const CART: &str = "
+pub(super) const CART: &str = "
     message Item { string cart = 1 [(cloudstate.entity_key) = true]; }
     service Cart { rpc Add(Item) returns (Item); rpc Get(Item) returns (Item); }";
 
@@ -26,7 +27,7 @@ fn descriptors(text: &str) -> Vec<u8> {
     compiler.encode_file_descriptor_set()
 }
 
-fn entity(service: &str) -> Entity {
+pub(super) fn entity(service: &str) -> Entity {
     Entity {
         entity_type: protocol::EVENT_SOURCED.to_owned(),
         service_name: service.to_owned(),
@@ -35,12 +36,12 @@ fn entity(service: &str) -> Entity {
     }
 }
 
-fn spec(text: &str, entities: Vec<Entity>) -> EntitySpec {
+pub(super) fn spec(text: &str, entities: Vec<Entity>) -> EntitySpec {
     let service_info = ServiceInfo { protocol_minor_version: 2, ..ServiceInfo::default() };
     EntitySpec { proto: descriptors(text).into(), entities, service_info: Some(service_info) }
 }
 
-fn terms(store: Store) -> Terms {
+pub(super) fn terms(store: Store) -> Terms {
     Terms { store, stateful_service: Some("shopping-cart".to_owned()), protocol_check: true }
 }
 
@@ -148,69 +149,4 @@ fn another_protocol_version_is_refused_unless_the_check_is_off() {
     check(&silent, &terms(Store::InMemory), &["0.0"]);
     let lenient = Terms { protocol_check: false, ..terms(Store::InMemory) };
     judge(&future, &lenient).unwrap();
-}
-
-#[test]
-fn an_event_sourced_entity_without_a_store_is_told_which_field_to_set() {
-    let spec = spec(CART, vec![entity("shop.Cart")]);
-    let parts =
-        ["shop.Cart", "EventSourced", "spec.datastore.name", "StatefulService shopping-cart"];
-    check(&spec, &terms(Store::None), &parts);
-}
-
-#[test]
-fn an_unknown_entity_type_is_named_with_those_that_are_known() {
-    let odd = Entity { entity_type: "cloudstate.odd.Odd".to_owned(), ..entity("shop.Cart") };
-    let parts = ["shop.Cart", "entity_type", "\"cloudstate.odd.Odd\"", "EventSourced"];
-    check(&spec(CART, vec![odd]), &terms(Store::InMemory), &parts);
-}
-
-#[test]
-fn an_unknown_service_is_named_with_those_that_are_described() {
-    let spec = spec(CART, vec![entity("shop.Basket")]);
-    check(&spec, &terms(Store::InMemory), &["service_name", "\"shop.Basket\"", "shop.Cart"]);
-}
-
-#[test]
-fn descriptors_that_cannot_be_used_are_refused() {
-    let torn = EntitySpec { proto: vec![0xff].into(), ..spec(CART, vec![entity("shop.Cart")]) };
-    check(&torn, &terms(Store::InMemory), &["EntitySpec.proto"]);
-    let empty = EntitySpec { proto: vec![].into(), ..torn };
-    check(&empty, &terms(Store::InMemory), &["service_name", "which has nothing"]);
-}
-
-#[test]
-fn no_entity_at_all_is_refused() {
-    check(&spec(CART, vec![]), &terms(Store::InMemory), &["EntitySpec.entities is empty"]);
-}
-
-#[test]
-fn streamed_methods_and_missing_keys_are_named() {
-    let text = "message Item { string cart = 1; }
-        service Cart { rpc Up(stream Item) returns (Item); rpc Down(Item) returns (stream Item); }";
-    let spec = spec(text, vec![entity("shop.Cart")]);
-    check(&spec, &terms(Store::InMemory), &["shop.Cart.Up", "streams its input"]);
-    check(&spec, &terms(Store::InMemory), &["shop.Cart.Down", "streams its output"]);
-    check(&spec, &terms(Store::InMemory), &["shop.Cart.Down", "shop.Item", "entity_key"]);
-}
-
-#[test]
-fn storage_names_must_be_usable_and_unique() {
-    for id in ["", "a|b"] {
-        let odd = Entity { persistence_id: id.to_owned(), ..entity("shop.Cart") };
-        check(&spec(CART, vec![odd]), &terms(Store::InMemory), &["shop.Cart", "persistence_id"]);
-    }
-    let text = format!("{CART} service Basket {{ rpc Add(Item) returns (Item); }}");
-    let twins = spec(&text, vec![entity("shop.Cart"), entity("shop.Basket")]);
-    let parts = ["persistence_id", "\"cart\"", "shop.Cart, shop.Basket"];
-    check(&twins, &terms(Store::InMemory), &parts);
-    let twice = spec(CART, vec![entity("shop.Cart"), entity("shop.Cart")]);
-    check(&twice, &terms(Store::InMemory), &["service_name", "\"shop.Cart\"", "2 entities"]);
-}
-
-#[test]
-fn all_problems_are_told_at_once() {
-    let odd = Entity { entity_type: "odd".to_owned(), ..entity("shop.Nothing") };
-    let spec = EntitySpec { service_info: None, ..spec(CART, vec![odd]) };
-    assert_eq!(judge(&spec, &terms(Store::InMemory)).unwrap_err().len(), 3);
 }
