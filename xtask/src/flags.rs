@@ -25,8 +25,18 @@ pub enum Command {
     Tidy,
     /// Write every generated file again
     Codegen,
+    /// Measure the proxy as a whole; `cargo xtask bench --help` names workloads and flags
+    Bench(Passed),
     /// Run the end-to-end scenarios on the cluster, which is started when it does not run
     E2e(E2e),
+}
+
+/// What goes on to another program as it is.
+#[derive(Debug, Args)]
+#[command(disable_help_flag = true)]
+pub struct Passed {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    pub arguments: Vec<String>,
 }
 
 /// Flags of `up`.

@@ -1,5 +1,6 @@
 //! Every command that we run: `cargo xtask --help`.
 
+mod bench;
 mod cluster;
 mod codegen;
 mod digest;
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         Command::Down => down::run(),
         Command::Test => test::run(root),
         Command::Tidy => tidy::run(root),
+        Command::Bench(passed) => bench::run(root, &passed.arguments),
         Command::Codegen => codegen::run(root),
         Command::E2e(flags) => e2e::run(&flags.filters),
     };

@@ -13,6 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use xshell::Shell;
 
 use crate::{
+    bench,
     e2e::{self, Cluster},
     host, layout,
     progress::Progress,
@@ -51,6 +52,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         step("tidy", |_| tidy::run(root)),
         step("servers", |_| install_servers()),
         step("tests", |tally| cargo_test(root, tally)),
+        step("bench", |_| bench::short(root)),
         step("cluster", |_| {
             cluster = Some(Cluster::prepare()?);
             Ok(())

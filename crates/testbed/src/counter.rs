@@ -29,8 +29,10 @@ use tokio::{
     net::TcpListener,
     process::Command,
 };
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Response, Status, transport::Server};
+use tonic::{
+    Response, Status,
+    transport::{Server, server::TcpIncoming},
+};
 
 use crate::process::{Process, program};
 
@@ -62,13 +64,12 @@ impl Counter {
     /// When the listener breaks.
     pub async fn serve(self, listener: TcpListener) -> Result<()> {
         Server::builder()
-            .tcp_nodelay(true)
             .initial_connection_window_size(4 * 1024 * 1024)
             .add_service(EntityDiscoveryServer::new(self))
             .add_service(EventSourcedServer::new(self))
             .add_service(ValueEntityServer::new(self))
             .add_service(ActionProtocolServer::new(self))
-            .serve_with_incoming(TcpListenerStream::new(listener))
+            .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)))
             .await
             .context("the counter's server broke")
     }

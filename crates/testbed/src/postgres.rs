@@ -142,6 +142,11 @@ impl Postgres {
         Ok(())
     }
 
+    /// The postmaster's process; none while it does not run.
+    pub fn id(&self) -> Option<i32> {
+        self.lock().as_ref().map(|child| child.id().cast_signed())
+    }
+
     /// The loopback port.
     pub fn port(&self) -> u16 {
         self.port

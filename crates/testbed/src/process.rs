@@ -179,19 +179,52 @@ impl Usage {
         };
         let stat = read("stat")?;
         let status = read("status")?;
-        let cpu = cpu_time(&stat).with_context(|| format!("{stat:?} has no times"))?;
+        let cpu = times(&stat, 11).with_context(|| format!("{stat:?} has no times"))?;
         Ok(Self { cpu, memory: field(&status, "VmRSS:")?, memory_peak: field(&status, "VmHWM:")? })
+    }
+
+    /// Of the process with this number and its children together, those that have ended included.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn of_family(id: i32) -> Result<Self> {
+        let mut all = Self::of(id)?;
+        let path = format!("/proc/{id}/stat");
+        let stat = fs::read_to_string(&path).with_context(|| format!("failed to read {path}"))?;
+        all.cpu += times(&stat, 13).with_context(|| format!("{stat:?} has no times"))?;
+        for entry in fs::read_dir("/proc")? {
+            let name = entry?.file_name();
+            let Some(child) = name.to_str().and_then(|name| name.parse().ok()) else { continue };
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            if parent(&stat) != Some(id) {
+                continue;
+            }
+            // It may end in this moment.
+            let Ok(usage) = Self::of(child) else { continue };
+            all.cpu += usage.cpu;
+            all.memory += usage.memory;
+            all.memory_peak += usage.memory_peak;
+        }
+        Ok(all)
     }
 }
 
-/// User and system time in a line of `/proc/<id>/stat`.
-fn cpu_time(stat: &str) -> Option<Duration> {
+/// Two times, for user and system, that stand together in a line of `/proc/<id>/stat`.
+fn times(stat: &str, at: usize) -> Option<Duration> {
     /// The kernel shows times in hundredths of a second, on every architecture that we run on.
     const TICK: Duration = Duration::from_millis(10);
-    // The name may hold anything, brackets too.
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut times = fields.split_whitespace().skip(11).map(str::parse::<u32>);
+    let mut times = after_name(stat)?.skip(at).map(str::parse::<u32>);
     Some(TICK * (times.next()?.ok()? + times.next()?.ok()?))
+}
+
+/// The parent in a line of `/proc/<id>/stat`.
+fn parent(stat: &str) -> Option<i32> {
+    after_name(stat)?.nth(1)?.parse().ok()
+}
+
+/// The name may hold anything, brackets too.
+fn after_name(stat: &str) -> Option<std::str::SplitWhitespace<'_>> {
+    Some(stat.rsplit_once(')')?.1.split_whitespace())
 }
 
 /// A size in `/proc/<id>/status`; a process that is about to end has none.
@@ -242,7 +275,8 @@ mod tests {
     #[test]
     fn a_name_in_brackets_hides_no_times() {
         let stat = "7 (a) b) S 1 7 7 0 -1 0 0 0 0 0 150 50 0 0 20 0";
-        assert_eq!(cpu_time(stat), Some(Duration::from_secs(2)));
-        assert_eq!(cpu_time(""), None);
+        assert_eq!(times(stat, 11), Some(Duration::from_secs(2)));
+        assert_eq!(parent(stat), Some(1));
+        assert_eq!(times("", 11), None);
     }
 }

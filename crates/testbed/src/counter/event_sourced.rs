@@ -94,6 +94,7 @@ impl Instance {
                     value: self.total.value + request.amount,
                     caller: request.caller,
                     number: request.number,
+                    data: request.data.clone(),
                 };
                 self.apply(&event);
                 reply.events.push(any(ADDED, &event));

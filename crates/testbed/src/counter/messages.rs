@@ -32,7 +32,7 @@ pub struct Request {
     /// What is called besides.
     #[prost(message, repeated, tag = "9")]
     pub effects: Vec<Call>,
-    /// Comes back as it went in.
+    /// The echo sends it back, the counter keeps it in the event.
     #[prost(bytes = "bytes", tag = "10")]
     pub data: Bytes,
 }
@@ -66,7 +66,7 @@ pub struct Total {
 }
 
 /// An event of the counter.
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub struct Added {
     /// What was added.
     #[prost(int64, tag = "1")]
@@ -80,4 +80,7 @@ pub struct Added {
     /// Which of their commands.
     #[prost(uint64, tag = "4")]
     pub number: u64,
+    /// What came with the command.
+    #[prost(bytes = "bytes", tag = "5")]
+    pub data: Bytes,
 }

@@ -1,0 +1,107 @@
+//! `cargo xtask bench`: builds for speed, brings what the counter on Node needs, and hands over to the program
+//! `bench` of the testbed. `docs/benchmarks.md` tells what it measures.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, ensure};
+use testbed::postgres;
+use xshell::Shell;
+
+use crate::{digest::Digest, host, layout, progress::Progress, run::cargo};
+
+/// Longest time for installing packages from the Node registry.
+const NPM_LIMIT: Duration = Duration::from_mins(5);
+/// Files of the counter on Node.
+const NODE_FILES: [&str; 3] = ["counter.js", "package.json", "package-lock.json"];
+
+/// Measures, with these arguments for the program.
+///
+/// # Errors
+/// When something cannot be built or installed, or a workload fails.
+pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
+    let progress = Progress::start(layout::logs())?;
+    let node = prepare(&progress)?;
+    progress.say("building for speed");
+    build(root, &["--release"])?;
+    let figures = root.join("target/bench");
+    fs::create_dir_all(&figures).with_context(|| format!("create {}", figures.display()))?;
+    let json = figures.join("figures.json");
+    let mut command = program(root, &["--release"], "bench", &node);
+    command.arg("--json").arg(&json).args(arguments);
+    ensure!(command.status().context("cannot run cargo")?.success(), "bench failed");
+    Ok(())
+}
+
+/// Every workload for a moment: whether it works and every reply is right, not how fast.
+///
+/// # Errors
+/// As [`run`].
+pub fn short(root: &Path) -> Result<()> {
+    let node = prepare(&Progress::start(layout::logs())?)?;
+    build(root, &[])?;
+    let mut command = program(root, &[], "bench", &node);
+    ensure!(
+        command
+            .args(["--short", "--store", "memory"])
+            .status()
+            .context("cannot run cargo")?
+            .success(),
+        "bench failed"
+    );
+    Ok(())
+}
+
+/// Builds the proxy, and the programs that drive it.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build(root: &Path, profile: &[&str]) -> Result<()> {
+    let build = ["build", "--locked", "--quiet", "--package", "proxy", "--package", "testbed"];
+    let status = cargo(root).args(build).args(profile).status().context("cannot run cargo")?;
+    ensure!(status.success(), "proxy and testbed do not compile");
+    Ok(())
+}
+
+fn program(root: &Path, profile: &[&str], name: &str, node: &Path) -> Command {
+    let mut command = cargo(root);
+    command.args(["run", "--locked", "--quiet", "--package", "testbed", "--bin", name]);
+    command.args(profile).arg("--").arg("--node").arg(node);
+    command
+}
+
+/// Installs Postgres and Node, and gives the folder of the counter on Node with its packages.
+fn prepare(progress: &Progress) -> Result<PathBuf> {
+    let server = format!("{}/postgres", postgres::PROGRAMS);
+    let packages = [
+        (postgres::PACKAGE, server.as_str()),
+        ("nodejs", "/usr/bin/node"),
+        ("npm", "/usr/bin/npm"),
+    ];
+    host::ensure_packages(&Shell::new()?, progress, &packages)?;
+    let source = layout::root().join("crates/testbed/node");
+    let mut digest = Digest::new();
+    for file in NODE_FILES {
+        let path = source.join(file);
+        digest.part(file, &fs::read(&path).with_context(|| format!("read {}", path.display()))?);
+    }
+    let folder = layout::cache().join(format!("counter-node-{}", digest.short()));
+    if folder.is_dir() {
+        return Ok(folder);
+    }
+    progress.say("installing the Node packages of the counter");
+    let partial = folder.with_extension(format!("partial-{}", std::process::id()));
+    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
+    for file in NODE_FILES {
+        fs::copy(source.join(file), partial.join(file)).with_context(|| format!("copy {file}"))?;
+    }
+    let mut npm = Command::new("npm");
+    npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(&partial);
+    progress.run("npm", npm, NPM_LIMIT)?;
+    fs::rename(&partial, &folder).with_context(|| format!("rename to {}", folder.display()))?;
+    Ok(folder)
+}
