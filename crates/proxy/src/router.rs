@@ -16,10 +16,11 @@ use protocol::{
 };
 use tokio::{
     sync::{Semaphore, mpsc},
-    time,
+    time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::Code;
 use tracing::info;
 
 use crate::{
@@ -150,18 +151,26 @@ impl Router {
         method: &Arc<Method>,
         input: Input,
         metadata: Option<Metadata>,
-        timeout: Option<Duration>,
+        deadline: Option<Instant>,
     ) -> mpsc::Receiver<Streamed> {
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let (replies, receiver) = mpsc::channel(AHEAD_MAX);
         let shared = Arc::clone(&self.shared);
         let method = Arc::clone(method);
         self.shared.tasks.spawn(async move {
-            let sink = Sink { replies: Some(replies), origin: Arc::clone(&method) };
+            let sink = Sink { replies: Some(replies), deadline, origin: Arc::clone(&method) };
             let source = shared.open(&method, input, metadata, timeout);
             let end = Arc::clone(&shared).pump(&method, source, &sink, &Way::default()).await;
             sink.end(end).await;
         });
         receiver
+    }
+
+    /// Tells log and developer of things that the user function did wrong.
+    pub fn report_all(&self, reports: Vec<String>) {
+        for report in reports {
+            self.shared.reporter.report(report);
+        }
     }
 
     /// Ends streamed calls with UNAVAILABLE: they might go on for ever.
@@ -193,22 +202,42 @@ impl Router {
 struct Sink {
     /// None when nobody wants them.
     replies: Option<mpsc::Sender<Streamed>>,
+    /// The caller's.
+    deadline: Option<Instant>,
     origin: Arc<Method>,
 }
 
 impl Sink {
-    /// Resolves when the caller has left.
-    async fn left(&self) {
-        match &self.replies {
-            Some(replies) => replies.closed().await,
-            None => std::future::pending().await,
+    /// Resolves when nobody waits for replies any more: the caller has left, or its time is over.
+    async fn closed(&self) -> Failure {
+        let left = async {
+            match &self.replies {
+                Some(replies) => replies.closed().await,
+                None => std::future::pending().await,
+            }
+        };
+        let over = async {
+            match self.deadline {
+                Some(deadline) => time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = left => Failure::new(FailureKind::Told(Code::Cancelled), "the caller has left"),
+            () = over => late(),
         }
     }
 
     async fn put(&self, reply: Reply) -> Result<(), Failure> {
-        match &self.replies {
-            Some(replies) => replies.send(Streamed::Reply(reply)).await.map_err(|_left| left()),
-            None => Ok(()),
+        let Some(replies) = &self.replies else { return Ok(()) };
+        tokio::select! {
+            biased;
+            sent = replies.send(Streamed::Reply(reply)) => {
+                // The next look at the caller tells that it has left.
+                drop(sent);
+                Ok(())
+            }
+            closed = self.closed() => Err(closed),
         }
     }
 
@@ -218,10 +247,6 @@ impl Sink {
             drop(replies.send(Streamed::End(end)).await);
         }
     }
-}
-
-fn left() -> Failure {
-    Failure::new(FailureKind::Told(tonic::Code::Cancelled), "the caller has left")
 }
 
 /// Where answers come from.
@@ -346,7 +371,7 @@ impl Shared {
             loop {
                 let answer = tokio::select! {
                     biased;
-                    () = sink.left() => return Err(left()),
+                    closed = sink.closed() => return Err(closed),
                     () = self.closing.cancelled() => return Err(closing()),
                     answer = source.next() => answer?,
                 };
@@ -403,7 +428,7 @@ impl Shared {
             let payload = value(payload);
             let limit = self.limit;
             let outcome = if streams_replies(&target) {
-                let sink = Sink { replies: None, origin: Arc::clone(&target) };
+                let sink = Sink { replies: None, deadline: None, origin: Arc::clone(&target) };
                 let source = self.open(&target, Input::One(payload), metadata, Some(limit));
                 let pump = Arc::clone(&self).pump(&target, source, &sink, &way);
                 time::timeout(limit, pump).await.unwrap_or_else(|_elapsed| Err(late()))

@@ -1,19 +1,35 @@
-//! The edge towards callers: one port, on which any method of the user function answers over gRPC.
+//! The edge towards callers: one port, on which any method of the user function answers over gRPC, and
+//! with it the standard services for health and reflection.
 
+mod arrivals;
+mod body;
 pub mod connections;
+mod deadline;
+mod encoding;
+mod frames;
 mod grpc;
+mod health;
 mod metadata;
 mod reflection;
+mod status;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 
-use crate::router::Router;
+use crate::{readiness::Readiness, router::Router};
+use arrivals::Arrivals;
+use connections::Peer;
+use health::Health;
 use reflection::Reflection;
+
+/// Asks, behind Knative, whether this container serves.
+const NETWORK_PROBE: &str = "k-network-probe";
 
 /// What the edge takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,9 +38,15 @@ pub struct Limits {
     pub request_size: usize,
     /// Largest message to a caller, in bytes.
     pub response_size: usize,
-    /// Calls that may be under way at once.
+    /// Calls with one message and one reply that may be under way at once.
     pub in_flight: usize,
-    /// Longest time for a call, whatever the caller's deadline.
+    /// Calls with a stream that may be under way at once.
+    pub streams: usize,
+    /// Calls whose message may be on its way at once.
+    pub arriving: usize,
+    /// Bytes of messages that do not come in one piece, on their way and under way.
+    pub arriving_size: usize,
+    /// Longest time for a call with one message and one reply, whatever the caller's deadline.
     pub call: Duration,
 }
 
@@ -34,6 +56,9 @@ impl Default for Limits {
             request_size: 4 * 1024 * 1024,
             response_size: 4 * 1024 * 1024,
             in_flight: 4_096,
+            streams: 4_096,
+            arriving: 4_096,
+            arriving_size: 64 * 1024 * 1024,
             call: Duration::from_mins(1),
         }
     }
@@ -44,53 +69,89 @@ impl Default for Limits {
 #[allow(missing_debug_implementations, reason = "has nothing of its own to show")]
 pub struct Edge {
     router: Router,
-    reflection: Option<Reflection>,
+    health: Health,
+    reflection: Arc<Reflection>,
     limits: Limits,
     places: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
+    arrivals: Arc<Arrivals>,
 }
 
 impl Edge {
-    /// An edge for the methods to which this router knows the way.
-    pub fn new(router: Router, limits: Limits) -> Self {
-        let reflection = Reflection::new(router.routes());
-        let places = Arc::new(Semaphore::new(limits.in_flight));
-        Self { router, reflection, limits, places }
+    /// An edge for the methods to which this router knows the way. What it says of its health is
+    /// what `readiness` says.
+    pub fn new(router: Router, readiness: Readiness, limits: Limits) -> Self {
+        let services = router.routes().services();
+        let health = Health::new(readiness, services);
+        let reflection = Arc::new(Reflection::new(router.routes().descriptors(), services));
+        Self {
+            router,
+            health,
+            reflection,
+            limits,
+            places: Arc::new(Semaphore::new(limits.in_flight)),
+            streams: Arc::new(Semaphore::new(limits.streams)),
+            arrivals: Arrivals::new(limits.arriving, limits.arriving_size),
+        }
+    }
+
+    /// Serves until `stop`, then lets what is under way finish for as long as `drain`. Streams, which
+    /// might go on for ever, are ended when most of that time is over.
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+        let router = self.router.clone();
+        let end_streams = async {
+            stop.cancelled().await;
+            time::sleep(drain * 4 / 5).await;
+            router.end_streams();
+            std::future::pending().await
+        };
+        let follow = self.health.clone().follow();
+        let answer = move |request, peer| self.clone().answer(request, peer);
+        tokio::select! {
+            () = connections::serve(listener, answer, stop.clone(), drain) => {}
+            () = end_streams => {}
+            () = follow => {}
+        }
     }
 
     /// Answers one request.
-    ///
-    /// # Errors
-    /// None: what goes wrong is the answer.
-    pub async fn answer(self, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
-        match Format::of(request.version(), request.headers()) {
-            Format::Grpc => Ok(self.answer_grpc(request).await),
+    async fn answer(
+        self,
+        request: Request<Incoming>,
+        peer: Arc<Peer>,
+    ) -> Result<Response<Body>, Infallible> {
+        Ok(match Format::of(request.version(), request.headers()) {
+            Format::Grpc => self.answer_grpc(request, peer).await,
             Format::UnknownGrpc => {
-                Ok(plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only application/grpc and +proto"))
+                plain(StatusCode::UNSUPPORTED_MEDIA_TYPE, "only application/grpc and +proto")
             }
-            Format::Other => Ok(plain(StatusCode::NOT_FOUND, "this port serves gRPC over HTTP/2")),
-        }
+            Format::Other => match request.headers().get(NETWORK_PROBE) {
+                Some(probe) if probe == "queue" => plain(StatusCode::OK, "queue"),
+                Some(_) => plain(StatusCode::BAD_REQUEST, "K-Network-Probe can only be queue"),
+                None => plain(StatusCode::NOT_FOUND, "this port serves gRPC over HTTP/2"),
+            },
+        })
     }
 
-    async fn answer_grpc(self, request: Request<Incoming>) -> Response<Body> {
+    async fn answer_grpc(self, request: Request<Incoming>, peer: Arc<Peer>) -> Response<Body> {
         let path = request.uri().path();
         if let Some(method) = self.router.routes().find(path) {
-            // Before the body is read: what cannot be served must not cost memory.
-            let Ok(_place) = self.places.try_acquire() else {
-                let text =
-                    format!("{} calls are under way, which is the limit", self.limits.in_flight);
-                return Status::resource_exhausted(text).into_http();
-            };
             let method = Arc::clone(method);
-            return grpc::unary(method, self.router, self.limits, request).await;
+            return grpc::answer(self, peer, method, request).await;
         }
-        if let (Some(reflection), true) = (self.reflection, Reflection::serves(path)) {
-            return reflection.answer(request).await;
+        match path.rsplit_once('/').map(|(service, _method)| service) {
+            Some("/grpc.health.v1.Health") => self.health.answer(request).await,
+            Some("/grpc.reflection.v1.ServerReflection") => {
+                self.reflection.answer(reflection::Version::V1, request).await
+            }
+            Some("/grpc.reflection.v1alpha.ServerReflection") => {
+                self.reflection.answer(reflection::Version::V1Alpha, request).await
+            }
+            _ => status::only(&Status::unimplemented(format!(
+                "no method at {path}: this user function serves {}",
+                self.router.routes().services().join(", ")
+            ))),
         }
-        Status::unimplemented(format!(
-            "no method at {path}: this user function serves {}",
-            self.router.routes().services().join(", ")
-        ))
-        .into_http()
     }
 }
 
@@ -117,7 +178,7 @@ impl Format {
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::new(http_body_util::Full::from(text)));
+    let mut response = Response::new(Body::new(Full::from(text)));
     *response.status_mut() = status;
     response
 }

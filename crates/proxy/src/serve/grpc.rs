@@ -1,178 +1,223 @@
-//! One unary call: message bytes in, message bytes out, statuses with the texts of
-//! `docs/protocol.md`.
+//! Calls of the user function's methods, in all four shapes (`docs/protocol.md`).
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::{Buf as _, BufMut as _, Bytes};
-use futures::{FutureExt as _, future::BoxFuture};
-use http::{HeaderMap, Request, Response};
+use futures::{StreamExt as _, stream};
+use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
-use tokio::time;
-use tonic::{
-    Code, Status,
-    body::Body,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-    server::{Grpc, UnaryService},
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{self, Instant},
 };
+use tonic::{Status, body::Body};
 
-use super::{Limits, metadata};
-use crate::{
-    entity::{Failure, FailureKind},
-    route::Method,
-    router::Router,
+use super::{
+    Edge,
+    arrivals::Messages,
+    body::{Many, One},
+    connections::Peer,
+    deadline, encoding,
+    frames::{Decoder, Encoded},
+    metadata, status,
 };
+use crate::{
+    action::Input,
+    entity::{Failure, FailureKind, Reply},
+    route::{Method, Shape, Target},
+    router::Streamed,
+};
+use protocol::cloudstate::Metadata;
+
+/// How long a stream's headers wait for what the first reply wants to put into them.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// One call that has just come in.
+pub(super) struct Call {
+    edge: Edge,
+    peer: Arc<Peer>,
+    method: Arc<Method>,
+    metadata: Option<Metadata>,
+    /// The caller's.
+    deadline: Option<Instant>,
+    /// Whether the caller understands compressed replies.
+    gzip: bool,
+}
 
 /// Answers a call of `method`.
-pub(super) async fn unary(
+pub(super) async fn answer(
+    edge: Edge,
+    peer: Arc<Peer>,
     method: Arc<Method>,
-    router: Router,
-    limits: Limits,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let limit = deadline(request.headers()).map_or(limits.call, |caller| caller.min(limits.call));
-    let call = Call { method, router, limit };
-    let mut response = Grpc::new(Raw)
-        .max_decoding_message_size(limits.request_size)
-        .max_encoding_message_size(limits.response_size)
-        .unary(call, request)
-        .await;
-    // The library has another opinion on what a message that is too large is.
-    let status = response.headers().get(Status::GRPC_STATUS);
-    if status.is_some_and(|status| status == OUT_OF_RANGE) {
-        response.headers_mut().insert(Status::GRPC_STATUS, RESOURCE_EXHAUSTED);
-    }
-    response
-}
-
-const OUT_OF_RANGE: &str = "11";
-const RESOURCE_EXHAUSTED: http::HeaderValue = http::HeaderValue::from_static("8");
-
-struct Call {
-    method: Arc<Method>,
-    router: Router,
-    limit: Duration,
-}
-
-impl UnaryService<Bytes> for Call {
-    type Response = Bytes;
-    type Future = BoxFuture<'static, Result<tonic::Response<Bytes>, Status>>;
-
-    fn call(&mut self, request: tonic::Request<Bytes>) -> Self::Future {
-        let Self { method, router, limit } = self;
-        let (method, router, limit) = (Arc::clone(method), router.clone(), *limit);
-        async move {
-            let (headers, _extensions, payload) = request.into_parts();
-            let metadata = metadata::of(&headers.into_headers());
-            let call = router.unary(&method, payload, metadata, Some(limit));
-            let Ok(outcome) = time::timeout(limit, call).await else {
-                return Err(Status::deadline_exceeded("no reply in time"));
-            };
-            let reply = outcome.map_err(status)?;
-            let mut response = tonic::Response::new(reply.payload);
-            *response.metadata_mut() = metadata::into(reply.metadata.unwrap_or_default());
-            Ok(response)
-        }
-        .boxed()
-    }
-}
-
-/// The gRPC status for a failure.
-fn status(failure: Failure) -> Status {
-    let code = match failure.kind {
-        FailureKind::Failed => Code::Unknown,
-        FailureKind::InvalidArgument => Code::InvalidArgument,
-        FailureKind::DeadlineExceeded => Code::DeadlineExceeded,
-        FailureKind::ResourceExhausted => Code::ResourceExhausted,
-        FailureKind::Unavailable => Code::Unavailable,
-        FailureKind::Unimplemented => Code::Unimplemented,
-        FailureKind::Internal => Code::Internal,
-        FailureKind::Told(code) => code,
+    let (head, body) = request.into_parts();
+    let headers = &head.headers;
+    let compressed = match encoding::of_request(headers) {
+        Ok(compressed) => compressed,
+        Err(unknown) => return unknown_encoding(&unknown),
     };
-    Status::new(code, failure.message)
+    let timeout = deadline::of(headers);
+    if timeout == Some(Duration::ZERO) {
+        return status::only(&status::of(late()));
+    }
+    let decoder = Decoder::new(compressed, edge.limits.request_size);
+    let messages = Messages::new(body, decoder, Arc::clone(&edge.arrivals));
+    let call = Call {
+        metadata: metadata::of(headers),
+        deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+        gzip: encoding::accepts_gzip(headers),
+        edge,
+        peer,
+        method,
+    };
+    let answered = match call.method.target {
+        Target::Entity(_) | Target::Action(Shape::Unary) => call.unary(messages).await,
+        Target::Action(Shape::ClientStreaming) => call.client_streaming(messages).await,
+        Target::Action(Shape::ServerStreaming) => call.server_streaming(messages).await,
+        Target::Action(Shape::Streaming) => call.streaming(messages).await,
+    };
+    answered.unwrap_or_else(|failure| status::only(&status::of(failure)))
 }
 
-/// The caller's `grpc-timeout`: up to eight digits and a unit. Anything else is no deadline.
-fn deadline(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("grpc-timeout")?.to_str().ok()?;
-    let (digits, unit) = value.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    Some(match unit {
-        "H" => Duration::from_secs(amount * 3_600),
-        "M" => Duration::from_secs(amount * 60),
-        "S" => Duration::from_secs(amount),
-        "m" => Duration::from_millis(amount),
-        "u" => Duration::from_micros(amount),
-        "n" => Duration::from_nanos(amount),
-        _ => return None,
-    })
-}
-
-/// Passes messages through as they are.
-#[derive(Clone, Copy, Debug)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
+impl Call {
+    async fn unary(mut self, mut messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
+        // Before the body is read: what cannot be served must not cost memory.
+        full(&self.edge.places, self.edge.limits.in_flight)?;
+        let longest = Instant::now() + self.edge.limits.call;
+        let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
+        let metadata = self.metadata.take();
+        let work = async {
+            let (message, _held) = messages.only().await?;
+            let _place = place(&self.edge.places, self.edge.limits.in_flight)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            self.edge.router.unary(&self.method, message, metadata, Some(left)).await
+        };
+        let reply = time::timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| Err(late()))?;
+        self.one(reply)
     }
 
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(buffer.copy_to_bytes(buffer.remaining())))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(value: &str, expected: Option<Duration>) {
-        let mut headers = HeaderMap::new();
-        headers.insert("grpc-timeout", value.parse().unwrap());
-        assert_eq!(deadline(&headers), expected, "{value}");
+    async fn client_streaming(
+        mut self,
+        messages: Messages<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        let _place = place(&self.edge.streams, self.edge.limits.streams)?;
+        let (metadata, left) = (self.metadata.take(), self.left());
+        let work =
+            self.edge.router.client_streaming(&self.method, many(messages), metadata, left);
+        let reply = match self.deadline {
+            Some(deadline) => {
+                time::timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| Err(late()))?
+            }
+            None => work.await?,
+        };
+        self.one(reply)
     }
 
-    #[test]
-    fn a_deadline_is_digits_and_a_unit() {
-        check("1H", Some(Duration::from_hours(1)));
-        check("2M", Some(Duration::from_mins(2)));
-        check("3S", Some(Duration::from_secs(3)));
-        check("250m", Some(Duration::from_millis(250)));
-        check("99999999u", Some(Duration::from_micros(99_999_999)));
-        check("0n", Some(Duration::ZERO));
+    async fn server_streaming(
+        self,
+        mut messages: Messages<Incoming>,
+    ) -> Result<Response<Body>, Failure> {
+        full(&self.edge.streams, self.edge.limits.streams)?;
+        let longest = Instant::now() + self.edge.limits.call;
+        let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
+        let arrived = time::timeout_at(deadline, messages.only()).await;
+        let (message, _held) = arrived.unwrap_or_else(|_elapsed| Err(late()))?;
+        let place = place(&self.edge.streams, self.edge.limits.streams)?;
+        self.replies(Input::One(message), place).await
     }
 
-    #[test]
-    fn what_is_no_deadline_is_ignored() {
-        for value in ["", "S", "5", "-1S", "5s", "999999999S", "1.5S"] {
-            check(value, None);
+    async fn streaming(self, messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
+        let place = place(&self.edge.streams, self.edge.limits.streams)?;
+        self.replies(many(messages), place).await
+    }
+
+    /// One message for the caller.
+    fn one(self, reply: Reply) -> Result<Response<Body>, Failure> {
+        let message = Encoded::new(reply.payload, self.gzip, self.edge.limits.response_size)?;
+        let unread = self.peer.hold(message.len())?;
+        let mut response = Response::new(Body::new(One::new(message, unread)));
+        self.head(reply.metadata, response.headers_mut());
+        Ok(response)
+    }
+
+    /// As many as there are.
+    async fn replies(
+        mut self,
+        input: Input,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Response<Body>, Failure> {
+        let (metadata, deadline) = (self.metadata.take(), self.deadline);
+        let mut replies = self.edge.router.stream(&self.method, input, metadata, deadline);
+        let coding = (self.gzip, self.edge.limits.response_size);
+        // Headers must go out even when replies are long in coming, or the caller hangs.
+        let (first, metadata) = match time::timeout(GRACE, replies.recv()).await {
+            Ok(Some(Streamed::Reply(reply))) => {
+                (Encoded::new(reply.payload, coding.0, coding.1)?, reply.metadata)
+            }
+            Ok(Some(Streamed::End(Err(failure)))) => return Err(failure),
+            Ok(Some(Streamed::End(Ok(())))) => {
+                let mut response = status::only(&Status::ok(""));
+                self.head(None, response.headers_mut());
+                return Ok(response);
+            }
+            Ok(None) => return Err(Failure::new(FailureKind::Internal, "the call broke off")),
+            Err(_elapsed) => (Encoded::default(), None),
+        };
+        let body = Many::new(replies, first, coding, self.edge.router.clone(), place);
+        let mut response = Response::new(Body::new(body));
+        self.head(metadata, response.headers_mut());
+        Ok(response)
+    }
+
+    fn head(&self, metadata: Option<Metadata>, headers: &mut HeaderMap) {
+        headers.insert(header::CONTENT_TYPE, status::CONTENT_TYPE);
+        if self.gzip {
+            headers.insert(encoding::ENCODING, encoding::GZIP);
+        }
+        if let Some(metadata) = metadata {
+            self.edge.router.report_all(metadata::put(metadata, headers));
         }
     }
+
+    /// What the caller's deadline leaves.
+    fn left(&self) -> Option<Duration> {
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// The caller's messages as they come.
+fn many(messages: Messages<Incoming>) -> Input {
+    let messages = stream::unfold(Some(messages), |messages| async {
+        let mut messages = messages?;
+        match messages.next().await {
+            Ok(Some(message)) => Some((Ok(message), Some(messages))),
+            Ok(None) => None,
+            Err(failure) => Some((Err(failure), None)),
+        }
+    });
+    Input::Many(messages.boxed())
+}
+
+fn full(places: &Semaphore, limit: usize) -> Result<(), Failure> {
+    if places.available_permits() > 0 { Ok(()) } else { Err(too_many(limit)) }
+}
+
+fn place(places: &Arc<Semaphore>, limit: usize) -> Result<OwnedSemaphorePermit, Failure> {
+    Arc::clone(places).try_acquire_owned().map_err(|_full| too_many(limit))
+}
+
+fn too_many(limit: usize) -> Failure {
+    let text = format!("{limit} calls are under way, which is the limit");
+    Failure::new(FailureKind::ResourceExhausted, text)
+}
+
+fn late() -> Failure {
+    Failure::new(FailureKind::DeadlineExceeded, "no reply in time")
+}
+
+fn unknown_encoding(name: &str) -> Response<Body> {
+    let text = format!("grpc-encoding {name:?} is not known here: use identity or gzip");
+    let mut response = status::only(&Status::unimplemented(text));
+    response.headers_mut().insert(encoding::ACCEPT_ENCODING, encoding::OURS);
+    response
 }

@@ -2,11 +2,10 @@
 //! on both ways (`docs/protocol.md`, "Metadata").
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use protocol::cloudstate::{Metadata, MetadataEntry, metadata_entry::Value};
-use tonic::metadata::{
-    AsciiMetadataKey, BinaryMetadataKey, BinaryMetadataValue, KeyAndValueRef, MetadataMap,
-};
+use tonic::metadata::BinaryMetadataValue;
+use tracing::debug;
 
 const TRANSPORT: [&str; 14] = [
     "accept",
@@ -24,56 +23,80 @@ const TRANSPORT: [&str; 14] = [
     "user-agent",
     "date",
 ];
-const TRANSPORT_PREFIXES: [&str; 3] = ["grpc-", "proxy-", ":"];
+const TRANSPORT_PREFIXES: [&str; 2] = ["grpc-", "proxy-"];
+/// What a user function must not say on top of that: it would change how its bytes are read.
+const CONTENT_PREFIX: &str = "content-";
+const BINARY_SUFFIX: &str = "-bin";
 
 /// The headers that concern the user function; none when nothing is left.
 pub(super) fn of(headers: &HeaderMap) -> Option<Metadata> {
-    let map = MetadataMap::from_headers(headers.clone());
-    let entries: Vec<_> = map
-        .iter()
-        .filter_map(|entry| match entry {
-            KeyAndValueRef::Ascii(key, value) if passes(key.as_str()) => {
-                let text = value.to_str().ok()?.to_owned();
-                Some(self::entry(key.as_str(), Value::StringValue(text)))
+    let mut entries = Vec::new();
+    for (name, value) in headers {
+        let key = name.as_str();
+        if !passes(key) {
+            continue;
+        }
+        if !key.ends_with(BINARY_SUFFIX) {
+            match value.to_str() {
+                Ok(text) => entries.push(entry(key, Value::StringValue(text.to_owned()))),
+                Err(_odd) => debug!(key, "a header that is no text was dropped"),
             }
-            KeyAndValueRef::Binary(key, value) if passes(key.as_str()) => {
-                let bytes: Bytes = value.to_bytes().ok()?;
-                Some(self::entry(key.as_str(), Value::BytesValue(bytes)))
+            continue;
+        }
+        // One header may hold several values.
+        for part in value.as_bytes().split(|byte| *byte == b',') {
+            match binary(part.trim_ascii()) {
+                Some(bytes) => entries.push(entry(key, Value::BytesValue(bytes))),
+                None => debug!(key, "a header that is not base64 was dropped"),
             }
-            KeyAndValueRef::Ascii(..) | KeyAndValueRef::Binary(..) => None,
-        })
-        .collect();
+        }
+    }
     (!entries.is_empty()).then_some(Metadata { entries })
+}
+
+/// Base64 with or without padding.
+fn binary(value: &[u8]) -> Option<Bytes> {
+    BinaryMetadataValue::try_from(value).ok()?.to_bytes().ok()
 }
 
 fn entry(key: &str, value: Value) -> MetadataEntry {
     MetadataEntry { key: key.to_owned(), value: Some(value) }
 }
 
-/// Headers for the caller; what cannot be a header, or is not the user function's to say, is left out.
-pub(super) fn into(metadata: Metadata) -> MetadataMap {
-    let mut map = MetadataMap::new();
+/// Puts what a reply says behind `headers`. What cannot be a header, or is not the user function's to
+/// say, is left out, and each gives a reason for a developer.
+pub(super) fn put(metadata: Metadata, headers: &mut HeaderMap) -> Vec<String> {
+    let mut refused = Vec::new();
     for MetadataEntry { key, value } in metadata.entries {
-        let key = key.to_ascii_lowercase();
-        if !passes(&key) {
-            continue;
-        }
-        match value {
-            Some(Value::StringValue(text)) => {
-                if let (Ok(key), Ok(value)) = (key.parse::<AsciiMetadataKey>(), text.parse()) {
-                    map.append(key, value);
-                }
-            }
-            Some(Value::BytesValue(bytes)) => {
-                let key = if key.ends_with("-bin") { key } else { format!("{key}-bin") };
-                if let Ok(key) = key.parse::<BinaryMetadataKey>() {
-                    map.append_bin(key, BinaryMetadataValue::from_bytes(&bytes));
-                }
-            }
-            None => {}
+        match header(&key, value) {
+            Ok((name, value)) => drop(headers.append(name, value)),
+            Err(why) => refused.push(format!("metadata entry {key:?} was dropped: {why}")),
         }
     }
-    map
+    refused
+}
+
+fn header(key: &str, value: Option<Value>) -> Result<(HeaderName, HeaderValue), &'static str> {
+    const NO_HEADER: &str = "its key cannot be the name of a header";
+    let mut key = key.to_ascii_lowercase();
+    let value = match value.ok_or("it has no value")? {
+        Value::StringValue(_) if key.ends_with(BINARY_SUFFIX) => {
+            return Err("a key that ends with -bin must have a bytes_value");
+        }
+        Value::StringValue(text) => HeaderValue::try_from(text)
+            .map_err(|_odd| "its value has characters that a header cannot have")?,
+        Value::BytesValue(bytes) => {
+            if !key.ends_with(BINARY_SUFFIX) {
+                key.push_str(BINARY_SUFFIX);
+            }
+            let encoded = BinaryMetadataValue::from_bytes(&bytes);
+            HeaderValue::from_bytes(encoded.as_encoded_bytes()).expect("base64 is text")
+        }
+    };
+    if !passes(&key) || key.starts_with(CONTENT_PREFIX) {
+        return Err("its key is reserved for the transport");
+    }
+    Ok((HeaderName::try_from(key).map_err(|_odd| NO_HEADER)?, value))
 }
 
 fn passes(key: &str) -> bool {
@@ -116,18 +139,45 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_can_set_headers_but_not_those_of_the_transport() {
+    fn several_binary_values_may_share_a_header() {
+        let metadata = of(&headers(&[("trace-bin", "AQ==, Ag,AwQ"), ("x-bin", "%%%")])).unwrap();
+        let bytes = |bytes| entry("trace-bin", Value::BytesValue(Bytes::from_static(bytes)));
+        assert_eq!(metadata.entries, [bytes(&[1]), bytes(&[2]), bytes(&[3, 4])]);
+    }
+
+    #[test]
+    fn a_reply_can_set_headers() {
         let entries = vec![
             entry("X-Cart", Value::StringValue("7".to_owned())),
+            entry("x-cart", Value::StringValue("8".to_owned())),
             entry("raw", Value::BytesValue(Bytes::from_static(&[1, 2, 3]))),
-            entry("grpc-status", Value::StringValue("0".to_owned())),
-            entry("content-type", Value::StringValue("text/html".to_owned())),
-            entry("bad name", Value::StringValue("x".to_owned())),
-            entry("bad-value", Value::StringValue("a\nb".to_owned())),
+            entry("more-bin", Value::BytesValue(Bytes::from_static(&[1]))),
         ];
-        let map = into(Metadata { entries });
-        assert_eq!(map.len(), 2);
-        assert_eq!(map.get("x-cart").unwrap(), "7");
-        assert_eq!(map.get_bin("raw-bin").unwrap().to_bytes().unwrap(), &[1, 2, 3][..]);
+        let mut map = HeaderMap::new();
+        assert_eq!(put(Metadata { entries }, &mut map), Vec::<String>::new());
+        assert_eq!(map.get_all("x-cart").iter().collect::<Vec<_>>(), ["7", "8"]);
+        assert_eq!(binary(map.get("raw-bin").unwrap().as_bytes()).unwrap(), &[1, 2, 3][..]);
+        assert_eq!(binary(map.get("more-bin").unwrap().as_bytes()).unwrap(), &[1][..]);
+    }
+
+    #[test]
+    fn what_a_reply_may_not_set_is_named() {
+        let text = |text: &str| Some(Value::StringValue(text.to_owned()));
+        for (key, value, why) in [
+            ("grpc-status", text("0"), "reserved"),
+            ("Content-Type", text("text/html"), "reserved"),
+            ("content-encoding", text("br"), "reserved"),
+            (":status", text("200"), "cannot be the name"),
+            ("bad name", text("x"), "cannot be the name"),
+            ("bad-value", text("a\nb"), "characters"),
+            ("text-bin", text("AQ=="), "bytes_value"),
+            ("empty", None, "no value"),
+        ] {
+            let metadata = Metadata { entries: vec![MetadataEntry { key: key.to_owned(), value }] };
+            let mut map = HeaderMap::new();
+            let refused = put(metadata, &mut map);
+            assert!(map.is_empty(), "{key}");
+            assert!(refused[0].contains(why) && refused[0].contains(key), "{refused:?}");
+        }
     }
 }
