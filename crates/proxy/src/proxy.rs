@@ -106,7 +106,7 @@ pub async fn run_on(
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
     let told = readiness.clone();
-    let answer = move |request| {
+    let answer = move |request, _peer| {
         let response = admin::answer(&told.now(), &request);
         async move { Ok(response) }
     };
@@ -173,7 +173,7 @@ async fn serve(
     });
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
     router.adopt(orphaned);
-    let edge = Edge::new(router.clone(), config.edge);
+    let edge = Edge::new(router.clone(), readiness.clone(), config.edge);
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());

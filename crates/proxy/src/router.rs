@@ -15,11 +15,11 @@ use protocol::{
     cloudstate::{Forward, Metadata, SideEffect},
 };
 use tokio::{
-    sync::{Semaphore, mpsc},
+    sync::{Semaphore, mpsc, watch},
     time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 use tonic::Code;
 use tracing::info;
 
@@ -57,7 +57,8 @@ struct Shared {
     limit: Duration,
     background: Arc<Semaphore>,
     tasks: TaskTracker,
-    closing: CancellationToken,
+    /// Counts how often streams were ended.
+    ended: watch::Sender<u64>,
 }
 
 /// What a streamed call gives: replies, then how it ended.
@@ -86,7 +87,7 @@ impl Router {
             limit,
             background: Arc::new(Semaphore::new(BACKGROUND_MAX)),
             tasks: TaskTracker::new(),
-            closing: CancellationToken::new(),
+            ended: watch::Sender::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -173,9 +174,9 @@ impl Router {
         }
     }
 
-    /// Ends streamed calls with UNAVAILABLE: they might go on for ever.
+    /// Ends the streamed calls that there are with UNAVAILABLE: they might go on for ever.
     pub fn end_streams(&self) {
-        self.shared.closing.cancel();
+        self.shared.ended.send_modify(|times| *times += 1);
     }
 
     /// Waits for what is still to be carried out, for as long as `limit`; gives whether all was.
@@ -366,13 +367,14 @@ impl Shared {
         sink: &'a Sink,
         way: &'a Way,
     ) -> BoxFuture<'a, Result<(), Failure>> {
+        let mut ended = self.ended.subscribe();
         async move {
             let from = method.full_name();
             loop {
                 let answer = tokio::select! {
                     biased;
                     closed = sink.closed() => return Err(closed),
-                    () = self.closing.cancelled() => return Err(closing()),
+                    _ = ended.changed() => return Err(closing()),
                     answer = source.next() => answer?,
                 };
                 let Some(answer) = answer else { return Ok(()) };

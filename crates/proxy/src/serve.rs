@@ -103,7 +103,7 @@ impl Edge {
             stop.cancelled().await;
             time::sleep(drain * 4 / 5).await;
             router.end_streams();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         };
         let follow = self.health.clone().follow();
         let answer = move |request, peer| self.clone().answer(request, peer);

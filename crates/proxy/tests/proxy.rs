@@ -193,7 +193,8 @@ async fn reflection_lists_and_describes_the_user_functions_services() {
     let list = answers.message().await.unwrap().unwrap().message_response.unwrap();
     let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?}") };
     let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    assert_eq!(names, ["counter.Counter", "counter.Desk"]);
+    let expected = ["grpc.reflection.v1.ServerReflection", "counter.Counter", "counter.Desk"];
+    assert_eq!(names, expected);
     let file = answers.message().await.unwrap().unwrap().message_response.unwrap();
     assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)), "{file:?}");
 }

@@ -12,7 +12,7 @@ use super::{Error, listen};
 use crate::{
     config::Config,
     readiness::{Part, Readiness, Ready},
-    serve::{Edge, connections},
+    serve::Edge,
 };
 
 /// Serves calls until `stop`; connections finish what they carry then.
@@ -22,7 +22,6 @@ pub(super) async fn serve(
     readiness: &Readiness,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let answer = move |request| edge.clone().answer(request);
     loop {
         tokio::select! {
             biased;
@@ -44,7 +43,7 @@ pub(super) async fn serve(
                 }
             }
         };
-        let serve = connections::serve(listener, answer.clone(), close.clone(), config.drain);
+        let serve = edge.clone().serve(listener, close.clone(), config.drain);
         tokio::join!(watch, serve);
     }
 }

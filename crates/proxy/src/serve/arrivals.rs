@@ -51,7 +51,7 @@ impl Arrivals {
 
     /// A place among those that are on their way.
     fn enter(self: &Arc<Self>) -> Arrival {
-        let (give_up, given_up) = oneshot::channel();
+        let (sender, given_up) = oneshot::channel();
         let mut table = self.table();
         if table.arriving.len() >= self.calls_max
             && let Some((_, oldest)) = table.arriving.pop_first()
@@ -60,7 +60,7 @@ impl Arrivals {
         }
         let number = table.next;
         table.next += 1;
-        table.arriving.insert(number, Arriving { bytes: 0, _give_up: give_up });
+        table.arriving.insert(number, Arriving { bytes: 0, _give_up: sender });
         Arrival { arrivals: Arc::clone(self), number, given_up }
     }
 }
@@ -89,7 +89,10 @@ impl Arrival {
             if number == self.number {
                 return Err(Failure::new(
                     FailureKind::ResourceExhausted,
-                    format!("large messages have {} bytes, which is the limit", self.arrivals.bytes_max),
+                    format!(
+                        "large messages have {} bytes, which is the limit",
+                        self.arrivals.bytes_max
+                    ),
                 ));
             }
             table.bytes -= arriving.bytes;
@@ -152,9 +155,10 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     /// The only message of a call that has just begun.
     pub(super) async fn only(&mut self) -> Result<(Bytes, Held), Failure> {
         let arrival = self.arrivals.enter();
-        let (message, arrival) = self.read(Some(arrival)).await?.ok_or_else(|| {
-            Failure::new(FailureKind::InvalidArgument, "the call has no message")
-        })?;
+        let (message, arrival) = self
+            .read(Some(arrival))
+            .await?
+            .ok_or_else(|| Failure::new(FailureKind::InvalidArgument, "the call has no message"))?;
         Ok((message, arrival.expect("it was there before").arrived()))
     }
 

@@ -92,7 +92,8 @@ impl Call {
             let left = deadline.saturating_duration_since(Instant::now());
             self.edge.router.unary(&self.method, message, metadata, Some(left)).await
         };
-        let reply = time::timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| Err(late()))?;
+        let reply =
+            time::timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| Err(late()))?;
         self.one(reply)
     }
 
@@ -102,8 +103,7 @@ impl Call {
     ) -> Result<Response<Body>, Failure> {
         let _place = place(&self.edge.streams, self.edge.limits.streams)?;
         let (metadata, left) = (self.metadata.take(), self.left());
-        let work =
-            self.edge.router.client_streaming(&self.method, many(messages), metadata, left);
+        let work = self.edge.router.client_streaming(&self.method, many(messages), metadata, left);
         let reply = match self.deadline {
             Some(deadline) => {
                 time::timeout_at(deadline, work).await.unwrap_or_else(|_elapsed| Err(late()))?

@@ -93,13 +93,16 @@ impl Reflection {
 struct Missing(String);
 
 impl Missing {
-    fn as_error(self) -> MessageResponse {
-        let error_code = Code::NotFound as i32;
-        MessageResponse::ErrorResponse(ErrorResponse { error_code, error_message: self.0 })
-    }
-
-    fn as_nothing(self) -> MessageResponse {
-        MessageResponse::FileDescriptorResponse(FileDescriptorResponse::default())
+    fn into_response(self, version: Version) -> MessageResponse {
+        match version {
+            Version::V1 => MessageResponse::ErrorResponse(ErrorResponse {
+                error_code: Code::NotFound as i32,
+                error_message: self.0,
+            }),
+            Version::V1Alpha => {
+                MessageResponse::FileDescriptorResponse(FileDescriptorResponse::default())
+            }
+        }
     }
 }
 
@@ -149,9 +152,8 @@ impl Questions {
 
     fn file_of_extension(&self, message: &str, number: i32) -> Result<FileDescriptor, Missing> {
         let number_there = u32::try_from(number).unwrap_or_default();
-        let extension = self.find(|pool| {
-            pool.get_message_by_name(message)?.get_extension(number_there)
-        });
+        let extension =
+            self.find(|pool| pool.get_message_by_name(message)?.get_extension(number_there));
         let file = extension.map(|extension| extension.parent_file());
         file.ok_or_else(|| Missing(format!("no extension {number} of {message:?}")))
     }
@@ -248,10 +250,8 @@ impl Service {
     ) -> Result<ServerReflectionResponse, Status> {
         let question = request.message_request.clone();
         let question = question.ok_or_else(|| Status::invalid_argument("no question"))?;
-        let answer = self.questions.answer(question, sent).unwrap_or_else(|missing| match self.version {
-            Version::V1 => missing.as_error(),
-            Version::V1Alpha => missing.as_nothing(),
-        });
+        let answer = self.questions.answer(question, sent);
+        let answer = answer.unwrap_or_else(|missing| missing.into_response(self.version));
         Ok(ServerReflectionResponse {
             valid_host: request.host.clone(),
             original_request: Some(request),
