@@ -1,14 +1,16 @@
 //! The only reader of the environment: everything else receives a [`Config`]
 //! (`docs/environment.md`).
 
+mod store;
+
 use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 use api::{
-    contract::{Store, env, port},
+    contract::{env, port},
     environment::{Problems, Reader, value},
 };
 
-use crate::{entity, serve, spec::Terms, user_function};
+use crate::{entity, journal, serve, spec::Terms, user_function};
 
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
 const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
@@ -29,6 +31,8 @@ pub struct Config {
     pub user_function: String,
     /// Bounds of the way there.
     pub user_function_limits: user_function::Limits,
+    /// Where entities are kept.
+    pub store: journal::Settings,
     /// What a user function's description is judged by.
     pub terms: Terms,
     /// Bounds of entities.
@@ -56,13 +60,15 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
     let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
     let user_function_port = reader.read_port(env::USER_FUNCTION_PORT, port::USER_DEFAULT);
     let command = reader.read(COMMAND_TIMEOUT, "60s", value::pause);
+    let (kind, store) = store::read(&mut reader);
     let config = Config {
+        store,
         listen: (bind, reader.read_port(env::HTTP_PORT, port::PROXY).get()).into(),
         management: (bind, reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT).get()).into(),
         user_function: format!("{user_function_host}:{user_function_port}"),
         user_function_limits: user_function::Limits::default(),
         terms: Terms {
-            store: reader.read(env::STORE, Store::None.as_str(), value::store),
+            store: kind,
             stateful_service: reader.read_optional(env::SELECTOR_LABEL_VALUE, value::text),
             protocol_check: reader.read(PROTOCOL_CHECK, "true", value::switch),
         },
@@ -94,7 +100,7 @@ mod tests {
         assert_eq!(config.listen.to_string(), "0.0.0.0:8013");
         assert_eq!(config.management.to_string(), "0.0.0.0:8558");
         assert_eq!(config.user_function, "127.0.0.1:8080");
-        assert_eq!(config.terms.store, Store::None);
+        assert_eq!(config.terms.store, api::contract::Store::Sqlite);
         assert!(config.terms.protocol_check);
         assert_eq!(warnings, Vec::<String>::new());
     }

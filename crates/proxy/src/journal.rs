@@ -8,6 +8,7 @@ pub mod batch;
 mod memory;
 mod open;
 pub mod postgres;
+pub mod sqlite;
 #[cfg(test)]
 mod suite;
 
@@ -20,6 +21,7 @@ pub use batch::Batcher;
 pub use memory::Memory;
 pub use open::{Settings, open};
 pub use postgres::Postgres;
+pub use sqlite::Sqlite;
 
 /// Names one entity in the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -58,6 +58,20 @@ impl Reader {
         self.take(variable, "set it so, or leave it out", parse)
     }
 
+    /// As [`Self::read_optional`], for a value that must not show in a message.
+    pub fn read_secret(
+        &mut self,
+        variable: &'static str,
+        parse: fn(&str) -> Result<String, Refusal>,
+    ) -> Option<String> {
+        let before = self.problems.len();
+        let value = self.read_optional(variable, parse);
+        for problem in &mut self.problems[before..] {
+            "hidden".clone_into(&mut problem.value);
+        }
+        value
+    }
+
     /// A port, after values that Kubernetes put there for a Service of that name were dropped.
     pub fn read_port(&mut self, variable: &'static str, default: u16) -> NonZeroU16 {
         self.drop_service_link(variable, Some(default));

@@ -186,5 +186,5 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    crate::journal::suite::tests!(|| async { super::Memory::default() });
+    crate::journal::suite::tests!(|| async { (super::Memory::default(), ()) });
 }

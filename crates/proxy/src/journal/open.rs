@@ -1,14 +1,16 @@
 //! Which store there is, and opening it.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
-use super::{Error, Memory, Postgres, Store, postgres};
+use super::{Error, Memory, Postgres, Sqlite, Store, postgres};
 
 /// Which store keeps the entities, and how it is reached.
 #[derive(Clone, Debug)]
 pub enum Settings {
     /// The proxy's own memory.
     Memory,
+    /// A file.
+    Sqlite(PathBuf),
     /// A database.
     Postgres(Box<postgres::Settings>),
 }
@@ -21,6 +23,7 @@ pub enum Settings {
 pub async fn open(settings: &Settings, service: &str) -> Result<Arc<dyn Store>, Error> {
     Ok(match settings {
         Settings::Memory => Arc::new(Memory::default()),
+        Settings::Sqlite(path) => Arc::new(Sqlite::open(path.clone(), service).await?),
         Settings::Postgres(settings) => {
             Arc::new(Postgres::open((**settings).clone(), service).await?)
         }

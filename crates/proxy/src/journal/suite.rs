@@ -37,7 +37,8 @@ macro_rules! tests {
         $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
-                let store = ($open)().await;
+                // What must live as long as the store does comes with it.
+                let (store, _kept) = ($open)().await;
                 $crate::journal::suite::$name(std::sync::Arc::new(store)).await;
             }
         )*

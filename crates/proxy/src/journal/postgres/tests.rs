@@ -22,8 +22,8 @@ fn settings(server: &Server) -> Settings {
     }
 }
 
-async fn open() -> Postgres {
-    Postgres::open(settings(Server::shared().await), "cart").await.unwrap()
+async fn open() -> (Postgres, ()) {
+    (Postgres::open(settings(Server::shared().await), "cart").await.unwrap(), ())
 }
 
 mod suite {

@@ -1,0 +1,206 @@
+//! Settings of the store.
+
+use std::path::PathBuf;
+
+use api::{
+    contract::{Store, env},
+    environment::{Kind, Problem, Reader, Refusal, value},
+};
+
+use crate::journal::{
+    Settings,
+    postgres::{self, Secret, Tls, TlsMode},
+};
+
+const SQLITE_PATH: &str = "CLOUDSTATE_SQLITE_PATH";
+const AUTO_CREATE_TABLES: &str = "CLOUDSTATE_PROXY_AUTO_CREATE_TABLES";
+/// Says no more than that TLS is wanted, or not.
+const SSL: &str = "POSTGRES_SSL";
+const SSL_PASSWORD: &str = "POSTGRES_SSL_PASSWORD";
+
+/// Set by Kubernetes in every pod.
+const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
+
+/// Which kind of store, and how it is reached.
+pub(super) fn read(reader: &mut Reader) -> (Store, Settings) {
+    // A pod has no disk that outlives it, so there somebody must say what is wanted.
+    let default = if reader.shown(KUBERNETES).is_some() { Store::None } else { Store::Sqlite };
+    let kind = reader.read(env::STORE, default.as_str(), value::store);
+    let path = reader.read(SQLITE_PATH, "cloudstate.db", value::text);
+    let postgres = postgres(reader, kind == Store::Postgres);
+    let settings = match kind {
+        Store::None | Store::InMemory => Settings::Memory,
+        Store::Sqlite => Settings::Sqlite(PathBuf::from(path)),
+        Store::Postgres => Settings::Postgres(Box::new(postgres)),
+    };
+    (kind, settings)
+}
+
+fn postgres(reader: &mut Reader, used: bool) -> postgres::Settings {
+    postgres::Settings {
+        host: reader.read(env::POSTGRES_SERVICE, "localhost", value::text),
+        port: reader.read_port(env::POSTGRES_PORT, 5432).get(),
+        database: reader.read(env::POSTGRES_DATABASE, "cloudstate", value::text),
+        user: reader.read(env::POSTGRES_USERNAME, "cloudstate", value::text),
+        password: Secret(
+            reader
+                .read_secret(env::POSTGRES_PASSWORD, |text| Ok(text.to_owned()))
+                .unwrap_or_default(),
+        ),
+        schema: reader.read_optional(env::POSTGRES_SCHEMA, schema),
+        tls: tls(reader, used),
+        create_tables: reader.read(AUTO_CREATE_TABLES, "true", value::switch),
+    }
+}
+
+fn tls(reader: &mut Reader, used: bool) -> Tls {
+    let wanted = reader.read_optional(SSL, value::switch);
+    let mode = reader.read_optional(env::POSTGRES_SSL_MODE, mode);
+    let roots = reader.read_optional(env::POSTGRES_SSL_ROOT_CERT, value::absolute_path);
+    let certificate = reader.read_optional(env::POSTGRES_SSL_CERT, value::absolute_path);
+    let key = reader.read_optional(env::POSTGRES_SSL_KEY, value::absolute_path);
+    let key_password = reader.read_secret(SSL_PASSWORD, |text| Ok(text.to_owned()));
+    let default = if wanted == Some(true) { TlsMode::Require } else { TlsMode::default() };
+    let mode = match (wanted, mode) {
+        (Some(wanted), Some(mode)) if wanted != mode.is_strict() && used => {
+            reader.add(contradiction(
+                &format!("{SSL} and {}", env::POSTGRES_SSL_MODE),
+                &format!("{wanted} and {}", mode.as_str()),
+                "true with require, verify-ca or verify-full, or false with the others",
+                &format!("leave {SSL} out"),
+            ));
+            mode
+        }
+        (_, mode) => mode.unwrap_or(default),
+    };
+    if used && mode.verifies() && roots.is_none() && reader.is_sound(env::POSTGRES_SSL_ROOT_CERT) {
+        reader.add(contradiction(
+            env::POSTGRES_SSL_ROOT_CERT,
+            "",
+            &format!("a file, since {} is {}", env::POSTGRES_SSL_MODE, mode.as_str()),
+            "name a PEM file with the certificates that the server's must lead to",
+        ));
+    }
+    if used && key_password.is_some() {
+        reader.add(contradiction(
+            SSL_PASSWORD,
+            "hidden",
+            "nothing, since keys that are encrypted cannot be read",
+            &format!("decrypt the key that {} names", env::POSTGRES_SSL_KEY),
+        ));
+    }
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (certificate, _) => {
+            let (set, missing) = if certificate.is_some() {
+                (env::POSTGRES_SSL_CERT, env::POSTGRES_SSL_KEY)
+            } else {
+                (env::POSTGRES_SSL_KEY, env::POSTGRES_SSL_CERT)
+            };
+            if used && reader.is_sound(missing) {
+                let hint = format!("set both {set} and {missing}, or neither");
+                let expected = format!("a file, since {set} is set");
+                reader.add(contradiction(missing, "", &expected, &hint));
+            }
+            None
+        }
+    };
+    Tls { mode, roots, identity }
+}
+
+fn contradiction(variable: &str, value: &str, expected: &str, hint: &str) -> Problem {
+    Problem {
+        kind: Kind::RangeConflict,
+        variable: variable.to_owned(),
+        value: value.to_owned(),
+        expected: expected.to_owned(),
+        hint: hint.to_owned(),
+    }
+}
+
+fn mode(text: &str) -> Result<TlsMode, Refusal> {
+    TlsMode::parse(text).ok_or_else(|| Refusal {
+        kind: Kind::UnknownVariant,
+        expected: format!("one of {}", TlsMode::ALL.map(TlsMode::as_str).join(", ")),
+    })
+}
+
+/// Postgres cuts longer names short without a word, and they would be two schemas in our eyes.
+fn schema(text: &str) -> Result<String, Refusal> {
+    const MAX: usize = 63;
+    if text.len() > MAX || text.contains('\0') || text.starts_with("pg_") {
+        let expected = format!(
+            "a name of at most {MAX} bytes that does not begin with pg_, which Postgres keeps for itself"
+        );
+        return Err(Refusal { kind: Kind::OutOfRange, expected });
+    }
+    value::text(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_from(pairs: &[(&str, &str)]) -> (Store, Settings, String) {
+        let mut reader = Reader::new(pairs.iter().map(|(name, value)| (name.into(), value.into())));
+        let (kind, settings) = read(&mut reader);
+        let (_, _, problems) = reader.finish();
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        (kind, settings, problems.join("\n"))
+    }
+
+    fn postgres_from(pairs: &[(&str, &str)]) -> (postgres::Settings, String) {
+        let store = [("CLOUDSTATE_STORE", "postgres")];
+        let (_, settings, problems) = read_from(&[&store[..], pairs].concat());
+        let Settings::Postgres(settings) = settings else { panic!("{settings:?}") };
+        (*settings, problems)
+    }
+
+    #[test]
+    fn events_go_to_a_file_unless_this_is_a_pod() {
+        let (kind, settings, _) = read_from(&[]);
+        assert_eq!(kind, Store::Sqlite);
+        assert!(matches!(settings, Settings::Sqlite(path) if path == *"cloudstate.db"));
+        assert_eq!(read_from(&[("KUBERNETES_SERVICE_HOST", "10.96.0.1")]).0, Store::None);
+    }
+
+    #[test]
+    fn a_password_shows_nowhere() {
+        let (settings, problems) = postgres_from(&[("POSTGRES_PASSWORD", "s3cret")]);
+        assert_eq!(settings.password.0, "s3cret");
+        assert!(!format!("{settings:?}").contains("s3cret"));
+        assert_eq!(problems, "");
+        use std::os::unix::ffi::OsStringExt as _;
+        let odd = std::ffi::OsString::from_vec(b"s3cret\xff".to_vec());
+        let mut reader = Reader::new([("POSTGRES_PASSWORD".into(), odd)]);
+        read(&mut reader);
+        let (_, _, problems) = reader.finish();
+        let told = problems[0].to_string();
+        assert!(told.contains("POSTGRES_PASSWORD") && !told.contains("s3cret"), "{told}");
+    }
+
+    #[test]
+    fn no_mode_is_weaker_than_what_was_asked_for() {
+        let mode = |pairs: &[(&str, &str)]| postgres_from(pairs).0.tls.mode;
+        assert_eq!(mode(&[]), TlsMode::Prefer);
+        assert_eq!(mode(&[("POSTGRES_SSL", "true")]), TlsMode::Require);
+        for name in TlsMode::ALL {
+            assert_eq!(mode(&[("POSTGRES_SSL_MODE", name.as_str())]), name);
+        }
+        for (pairs, part) in [
+            (&[("POSTGRES_SSL_MODE", "verify")][..], "verify-full"),
+            (&[("POSTGRES_SSL_MODE", "verify-full")], "POSTGRES_SSL_ROOT_CERT"),
+            (
+                &[("POSTGRES_SSL_MODE", "disable"), ("POSTGRES_SSL", "true")],
+                "leave POSTGRES_SSL out",
+            ),
+            (&[("POSTGRES_SSL_CERT", "/c.pem")], "POSTGRES_SSL_KEY"),
+            (&[("POSTGRES_SSL_PASSWORD", "s3cret")], "decrypt"),
+            (&[("POSTGRES_SCHEMA", "pg_mine")], "POSTGRES_SCHEMA"),
+        ] {
+            let (_, problems) = postgres_from(pairs);
+            assert!(problems.contains(part) && !problems.contains("s3cret"), "{problems}");
+        }
+    }
+}
