@@ -120,7 +120,7 @@ pub async fn run_on(
     let opened = async {
         match store {
             Some(store) => Ok(Some(store)),
-            None => Ok(store::open(&config, &readiness)),
+            None => Ok(store::open(&config, &readiness).await),
         }
     };
     let ((routes, described), store) = tokio::select! {

@@ -140,6 +140,8 @@ fn schema(text: &str) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::ffi::OsStringExt as _;
+
     use super::*;
 
     fn read_from(pairs: &[(&str, &str)]) -> (Store, Settings, String) {
@@ -171,7 +173,6 @@ mod tests {
         assert_eq!(settings.password.0, "s3cret");
         assert!(!format!("{settings:?}").contains("s3cret"));
         assert_eq!(problems, "");
-        use std::os::unix::ffi::OsStringExt as _;
         let odd = std::ffi::OsString::from_vec(b"s3cret\xff".to_vec());
         let mut reader = Reader::new([("POSTGRES_PASSWORD".into(), odd)]);
         read(&mut reader);

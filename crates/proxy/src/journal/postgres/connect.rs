@@ -80,7 +80,7 @@ impl Connector {
         {
             return Err(Error::new(doing, text.clone()));
         }
-        let opened = match timeout(CONNECT, self.open()).await {
+        let opened = match timeout(CONNECT, Box::pin(self.open())).await {
             Ok(opened) => opened,
             Err(_elapsed) => Err(format!("no answer within {CONNECT:?}")),
         };
