@@ -151,6 +151,8 @@ pub struct Supervise {
     pub start_timeout: Duration,
     /// How long a proxy that has answered before may be silent; zero is for ever.
     pub hang_after: Duration,
+    /// Whether a proxy that does not answer is asked for what its threads do: a JVM writes that on QUIT.
+    pub dump: bool,
 }
 
 /// What the user function means for the proxy.
@@ -250,7 +252,7 @@ pub fn load(
         memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
         store: reader.read_optional(env::STORE, value::store),
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
-        supervise: read_supervise(&mut reader),
+        supervise: read_supervise(&mut reader, &kind),
         drain: read_drain(&mut reader),
         user_function: read_user_function(&mut reader, &kind),
         kind,
@@ -346,7 +348,7 @@ fn read_ports(reader: &mut Reader) -> Ports {
     }
 }
 
-fn read_supervise(reader: &mut Reader) -> Supervise {
+fn read_supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
     let supervise = Supervise {
         backoff_initial: reader.read(BACKOFF_INITIAL, "500ms", value::pause),
         backoff_max: reader.read(BACKOFF_MAX, "30s", value::pause),
@@ -355,6 +357,7 @@ fn read_supervise(reader: &mut Reader) -> Supervise {
         budget_window: reader.read(BUDGET_WINDOW, "10m", value::pause),
         start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
         hang_after: reader.read(HANG_AFTER, "20s", value::duration),
+        dump: matches!(kind, ProxyKind::Jvm(_)),
     };
     let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);
     if sound && supervise.backoff_initial > supervise.backoff_max {

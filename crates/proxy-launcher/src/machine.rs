@@ -22,6 +22,8 @@ use crate::{
 /// Without any event for so long this process itself was stopped, e.g. by SIGSTOP or a paused machine: the
 /// prober alone makes one every two seconds. What was counted before says nothing about the proxy then.
 const FROZEN: Duration = Duration::from_secs(4);
+/// How long a proxy that hangs may take to write down what its threads do.
+const DUMP_TIME: Duration = Duration::from_secs(2);
 /// How long a proxy may take to leave that is to be started again, before it is killed.
 const REPLACE_STOP: Duration = Duration::from_secs(5);
 /// How long a killed process may take to vanish. Only the kernel can hold it up, e.g. in a stuck write.
@@ -64,6 +66,8 @@ pub enum Action {
         /// Number of this start.
         generation: u64,
     },
+    /// Have the proxy write down what its threads do.
+    Dump,
     /// Send TERM to the proxy's process group.
     Stop,
     /// Send KILL to the proxy's process group.
@@ -77,7 +81,7 @@ pub enum Action {
     },
 }
 
-/// Where we are. A proxy process exists in Starting, Running, Draining and Stopping, in no other.
+/// Where we are. A proxy process exists in Starting, Running, Dumping, Draining, Stopping and Killing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum State {
     /// For the user function, before the first start.
@@ -91,6 +95,11 @@ enum State {
     },
     Running {
         since: Duration,
+    },
+    /// A proxy that does not answer writes down what it does, before it is stopped.
+    Dumping {
+        until: Duration,
+        why: Why,
     },
     Draining {
         until: Duration,
@@ -173,7 +182,9 @@ impl Machine {
     /// When [`Event::Tick`] is wanted at the latest.
     pub fn wake_at(&self) -> Option<Duration> {
         let own = match &self.state {
-            State::Backoff { until, .. } | State::Draining { until, .. } => Some(*until),
+            State::Backoff { until, .. }
+            | State::Dumping { until, .. }
+            | State::Draining { until, .. } => Some(*until),
             State::Starting { since } if !self.supervise.start_timeout.is_zero() => {
                 Some(since.saturating_add(self.supervise.start_timeout))
             }
@@ -210,6 +221,7 @@ impl Machine {
             State::Backoff { .. } => "backoff",
             State::Starting { .. } => "starting",
             State::Running { .. } => "running",
+            State::Dumping { .. } => "dumping",
             State::Draining { .. } => "draining",
             State::Stopping { .. } | State::Killing { .. } => "stopping",
             State::Failed { .. } => "failed",
@@ -255,7 +267,8 @@ impl Machine {
         }
         match self.state {
             State::Backoff { .. } => self.start(now),
-            State::Starting { .. } => self.replace(Why::NeverAnswered, now),
+            State::Starting { .. } => self.silent(Why::NeverAnswered, now),
+            State::Dumping { why, .. } => self.replace(why, now),
             State::Draining { kill_at, .. } => {
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 vec![Action::Stop]
@@ -279,6 +292,15 @@ impl Machine {
         self.silent_since = None;
         self.state = State::Starting { since: now };
         vec![Action::Spawn { generation: self.generation }]
+    }
+
+    /// A proxy lives and does not answer.
+    fn silent(&mut self, why: Why, now: Duration) -> Vec<Action> {
+        if !self.supervise.dump {
+            return self.replace(why, now);
+        }
+        self.state = State::Dumping { until: now.saturating_add(DUMP_TIME), why };
+        vec![Action::Dump]
     }
 
     /// Stops a proxy that lives, to start another one.
@@ -331,7 +353,7 @@ impl Machine {
                 let since = *self.silent_since.get_or_insert(now);
                 let hang_after = self.supervise.hang_after;
                 if !hang_after.is_zero() && now.saturating_sub(since) >= hang_after {
-                    return self.replace(Why::Hung, now);
+                    return self.silent(Why::Hung, now);
                 }
             }
             _ => self.silent_since = None,
@@ -353,6 +375,7 @@ impl Machine {
                 self.start(now)
             }
             State::Starting { .. }
+            | State::Dumping { .. }
             | State::Stopping { then: Then::StartAgain(_), .. }
             | State::Killing { then: Then::StartAgain(_), .. } => self.unplanned(end, now),
             State::Draining { .. }
@@ -417,7 +440,7 @@ impl Machine {
                 self.state = State::Draining { until, kill_at };
                 Vec::new()
             }
-            State::Starting { .. } | State::Running { .. } => {
+            State::Starting { .. } | State::Running { .. } | State::Dumping { .. } => {
                 self.state = State::Stopping { kill_at, then: Then::Leave };
                 vec![Action::Stop]
             }
@@ -482,7 +505,8 @@ impl Machine {
                 reason::PROXY_STARTING,
                 format!("the proxy {end} and will be started again shortly"),
             ),
-            State::Stopping { then: Then::StartAgain(why), .. }
+            State::Dumping { why, .. }
+            | State::Stopping { then: Then::StartAgain(why), .. }
             | State::Killing { then: Then::StartAgain(why), .. } => {
                 let silent_for = |limit| {
                     format!("the proxy did not answer within {limit:?} and is being started again")

@@ -52,7 +52,7 @@ fn load(invocation: &Invocation) -> Result<Loaded, Problems> {
 }
 
 fn run(invocation: &Invocation) -> u8 {
-    let loaded = match load(&invocation) {
+    let loaded = match load(invocation) {
         Ok(loaded) => loaded,
         Err(problems) => {
             start_log("info");

@@ -77,6 +77,12 @@ fn die_with_this_process(command: &mut Command) {
 }
 
 impl Leader {
+    /// Sends QUIT to the leader alone: a JVM writes down what its threads do and goes on.
+    pub fn dump(self) {
+        // An error means that it is gone, which its end will tell.
+        let _ = kill_process(self.0, Signal::QUIT);
+    }
+
     /// Sends TERM to the group, or to the leader alone should it have left its group.
     pub fn stop(self) {
         if kill_process_group(self.0, Signal::TERM) == Err(Errno::SRCH) {

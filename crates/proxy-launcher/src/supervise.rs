@@ -186,6 +186,7 @@ impl Supervisor<'_> {
                             events.push_back(Event::Ended(end));
                         }
                     }
+                    Action::Dump => self.signal(Leader::dump, "QUIT"),
                     Action::Stop => self.signal(Leader::stop, "TERM"),
                     Action::Kill => self.signal(Leader::kill, "KILL"),
                     Action::Exit { code: last, words } => {

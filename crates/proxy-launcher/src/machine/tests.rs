@@ -14,6 +14,7 @@ fn supervise() -> Supervise {
         budget_window: 600 * SEC,
         start_timeout: 120 * SEC,
         hang_after: 20 * SEC,
+        dump: false,
     }
 }
 
@@ -106,6 +107,7 @@ impl World {
                 assert_eq!(self.exited, None, "nothing may follow the exit");
                 match action {
                     Action::Spawn { .. } => events.extend(self.spawn()),
+                    Action::Dump => assert!(self.child, "there is nobody to ask"),
                     Action::Stop => events.extend(self.stop()),
                     Action::Kill => {
                         assert!(self.child, "there is nobody to kill");
@@ -460,6 +462,17 @@ fn a_proxy_that_hangs_is_started_again() {
 }
 
 #[test]
+fn a_jvm_that_hangs_writes_down_what_it_does_first() {
+    let mut world = World::with(Supervise { dump: true, ..supervise() }, drain(), 1);
+    world.answer(Answer::Ready);
+    silent_for(&mut world, 21);
+    assert!(matches!(world.machine.state, State::Dumping { why: Why::Hung, .. }));
+    assert_eq!(world.stops_of_this_child, 0);
+    world.advance(2 * SEC);
+    assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
 fn an_answer_in_time_is_no_hang() {
     let mut world = World::running();
     for _ in 0..10 {
@@ -564,6 +577,7 @@ proptest! {
         gate in any::<bool>(),
         restart in any::<bool>(),
         give_up in any::<bool>(),
+        dump in any::<bool>(),
         steps in proptest::collection::vec(step(), 0..60),
     ) {
         let user_function = UserFunction {
@@ -572,7 +586,7 @@ proptest! {
             give_up_after: if give_up { 90 * SEC } else { Duration::ZERO },
             ..user_function()
         };
-        let mut world = World::beside(user_function, supervise(), drain(), seed);
+        let mut world = World::beside(user_function, Supervise { dump, ..supervise() }, drain(), seed);
         for step in steps {
             walk(&mut world, step);
         }

@@ -1,6 +1,7 @@
 //! A launcher under test: its own ports, its own folder, killed when dropped.
 
 #![expect(clippy::unwrap_used, reason = "clippy.toml frees tests, and these are their helpers")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
     fs::{self, File},
@@ -38,10 +39,16 @@ pub(crate) struct Launcher {
 
 /// A launcher whose proxy is the fake, which obeys `script`.
 pub(crate) fn launcher(script: &[&str]) -> Setup {
+    launcher_through(&[], script)
+}
+
+/// As [`launcher`], started by a command that is given it as its last arguments.
+pub(crate) fn launcher_through(starter: &[&str], script: &[&str]) -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let admin_port = free_port();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"));
-    command.env_clear().arg("--").args(script);
+    let line = [starter, &[env!("CARGO_BIN_EXE_proxy-launcher"), "--"], script].concat();
+    let mut command = Command::new(line[0]);
+    command.env_clear().args(&line[1..]);
     let setup = Setup { command, folder, admin_port };
     setup
         .env("CLOUDSTATE_LAUNCHER_COMMAND", PROXY)
@@ -73,7 +80,8 @@ impl Setup {
         let log = File::create(self.file("log")).unwrap();
         let words = self.file("words");
         File::create(&words).unwrap();
-        self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null()).stderr(log);
+        self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null());
+        self.command.stdout(log.try_clone().unwrap()).stderr(log);
         let process = self.command.spawn().unwrap();
         Launcher { process, folder: self.folder, admin_port: self.admin_port }
     }
@@ -82,14 +90,7 @@ impl Setup {
 impl Launcher {
     /// Status and body of a request; nothing while nobody listens.
     pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
-        let mut stream = self.connect().ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").ok()?;
-        let mut response = String::new();
-        stream.read_to_string(&mut response).ok()?;
-        let status = response.split(' ').nth(1)?.parse().ok()?;
-        let (_, body) = response.split_once("\r\n\r\n")?;
-        Some((status, body.to_owned()))
+        ask(self.admin_port, method, path)
     }
 
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
@@ -130,6 +131,28 @@ impl Launcher {
     #[track_caller]
     pub(crate) fn await_log(&self, message: &str) {
         self.eventually(message, || self.log().into_iter().find(|line| line["message"] == message));
+    }
+
+    /// Waits for a piece of text among everything that launcher and proxy have written.
+    #[track_caller]
+    pub(crate) fn await_text(&self, text: &str) {
+        self.eventually(text, || self.raw_log().contains(text).then_some(()));
+    }
+
+    /// Waits until somebody has a connection to that port of this machine.
+    #[track_caller]
+    pub(crate) fn await_connection(&self, port: u16) {
+        const ESTABLISHED: &str = "01";
+        let end = format!(":{port:04X}");
+        self.eventually("a connection", || {
+            let tables =
+                ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap());
+            let found = tables.iter().flat_map(|table| table.lines()).any(|line| {
+                let fields: Vec<_> = line.split_whitespace().collect();
+                fields.len() > 3 && fields[1].ends_with(&end) && fields[3] == ESTABLISHED
+            });
+            found.then_some(())
+        });
     }
 
     /// Waits for the fake's orphan.
@@ -206,6 +229,11 @@ impl Process {
         kill_process(self.0, signal).unwrap();
     }
 
+    pub(crate) fn command_line(self) -> Vec<String> {
+        let line = fs::read(format!("/proc/{}/cmdline", self.0.as_raw_nonzero())).unwrap();
+        line.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
+    }
+
     pub(crate) fn is_running(self) -> bool {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.0.as_raw_nonzero()));
         // The state follows the name, which stands in parentheses and may hold anything.
@@ -223,6 +251,25 @@ impl Process {
     pub(crate) fn await_end(self) {
         eventually("end of a process", String::new, || (!self.is_running()).then_some(()));
     }
+}
+
+/// Status and body of a request to a port of this machine; nothing while nobody listens, or when the answer
+/// breaks off.
+fn ask(port: u16, method: &str, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
+        .ok()?;
+    let mut response = String::new();
+    stream.read_to_string(&mut response).ok()?;
+    let status = response.split(' ').nth(1)?.parse().ok()?;
+    let (_, body) = response.split_once("\r\n\r\n")?;
+    Some((status, body.to_owned()))
+}
+
+/// Body of a GET that went well.
+pub(crate) fn get(port: u16, path: &str) -> Option<String> {
+    ask(port, "GET", path).filter(|(status, _)| *status == 200).map(|(_, body)| body)
 }
 
 #[track_caller]

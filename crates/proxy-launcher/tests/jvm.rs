@@ -1,0 +1,136 @@
+//! The launcher with a proxy made of jars: a real JVM, and `tests/jvm/Proxy.java` where real jars would be.
+
+mod support;
+
+use std::{
+    path::Path,
+    process::Command,
+    sync::OnceLock,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use self::support::{Launcher, Setup, get, launcher, launcher_through};
+
+/// Folder with the compiled program; built once for each run of these tests.
+fn classes() -> &'static str {
+    static CLASSES: OnceLock<String> = OnceLock::new();
+    CLASSES.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jvm/Proxy.java");
+        let folder = format!("{}/jvm-{}", env!("CARGO_TARGET_TMPDIR"), std::process::id());
+        let status = Command::new("javac").args(["-d", &folder]).arg(source).status();
+        assert!(status.expect("a JDK is installed").success());
+        folder
+    })
+}
+
+struct Jvm {
+    setup: Setup,
+    calls: u16,
+}
+
+fn jvm(setup: Setup) -> Jvm {
+    let calls = support::free_port();
+    let setup = setup
+        .env("PATH", "/usr/bin:/bin")
+        .env("CLOUDSTATE_LAUNCHER_KIND", "jvm")
+        .env("CLOUDSTATE_LAUNCHER_CLASSPATH", classes())
+        .env("CLOUDSTATE_LAUNCHER_MAIN_CLASS", "Proxy")
+        .env("CLOUDSTATE_LAUNCHER_MEMORY_POLICY", "off")
+        .env("HTTP_PORT", &calls.to_string());
+    Jvm { setup, calls }
+}
+
+impl Jvm {
+    fn env(self, name: &str, value: &str) -> Self {
+        Self { setup: self.setup.env(name, value), ..self }
+    }
+
+    fn start(self) -> (Launcher, u16) {
+        let launcher = self.setup.start();
+        launcher.await_ready();
+        (launcher, self.calls)
+    }
+}
+
+#[test]
+fn the_heap_that_was_asked_for_is_the_one_that_the_jvm_has() {
+    let (launcher, calls) = jvm(launcher(&[]))
+        .env("CLOUDSTATE_SIDECAR_JVM_MEMORY", "128m")
+        .env("JAVA_OPTS", "-Xms128m -Xmx128m -XX:+UseSerialGC")
+        .start();
+    assert!(launcher.await_proxy(1).command_line().contains(&"-Xmx128m".to_owned()));
+    let heap: u64 = get(calls, "/heap").unwrap().parse().unwrap();
+    // The serial collector keeps one of two survivor spaces to itself.
+    assert!((120 << 20..=128 << 20).contains(&heap), "{heap}");
+}
+
+#[test]
+fn a_full_heap_ends_the_jvm_and_is_told_apart() {
+    let (mut launcher, calls) = jvm(launcher(&[]))
+        .env("JAVA_OPTS", "-Xms32m -Xmx32m")
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "0")
+        .start();
+    assert_eq!(get(calls, "/allocate?64"), None);
+    assert_eq!(launcher.await_exit(), 3);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ProxyCrashed");
+    assert!(message.starts_with("the proxy left since its heap was full: raise"), "{message}");
+}
+
+#[test]
+fn a_jvm_that_leaves_is_started_again_whatever_its_code() {
+    for code in [0, 1, 78, 255] {
+        let (launcher, calls) = jvm(launcher(&[])).start();
+        get(calls, &format!("/exit?{code}"));
+        launcher.await_proxy(2);
+        launcher.await_ready();
+    }
+}
+
+#[test]
+fn calls_under_way_end_before_the_jvm_does() {
+    let (mut launcher, calls) = jvm(launcher(&[])).start();
+    let call = thread::spawn(move || get(calls, "/sleep?1000"));
+    // The call must have arrived before the stop, or it would be refused rather than cut.
+    launcher.await_connection(calls);
+    launcher.signal(Signal::TERM);
+    assert_eq!(call.join().unwrap().as_deref(), Some("slept"));
+    assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn a_jvm_that_hangs_writes_its_threads_down_and_is_replaced() {
+    // A JVM whose health port is silent while the rest of it lives: QUIT must reach it.
+    let (launcher, _) = jvm(launcher(&[])).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "2s").start();
+    let proxy = launcher.await_proxy(1);
+    proxy.signal(Signal::STOP);
+    launcher.await_log("signal sent to the proxy's group");
+    proxy.signal(Signal::CONT);
+    launcher.await_text("Full thread dump");
+    launcher.await_proxy(2);
+    launcher.await_ready();
+}
+
+#[test]
+fn signals_that_a_jvm_would_take_for_its_end_do_not_reach_it() {
+    let (launcher, _) = jvm(launcher(&[])).start();
+    let proxy = launcher.await_proxy(1);
+    for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH] {
+        launcher.signal(signal);
+    }
+    launcher.await_ready();
+    assert!(proxy.is_running());
+}
+
+#[test]
+fn a_jvm_stops_on_term_although_the_launcher_inherited_deaf_ears() {
+    let deaf = launcher_through(&["/bin/sh", "-c", "trap '' TERM INT HUP; exec \"$@\"", "sh"], &[]);
+    let (mut launcher, _) = jvm(deaf).env("TERMINATION_GRACE_PERIOD_SECONDS", "20").start();
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(asked.elapsed() < Duration::from_secs(10), "it was killed instead");
+}
