@@ -118,7 +118,7 @@ fn install_servers() -> anyhow::Result<()> {
     host::ensure_packages(
         &Shell::new()?,
         &Progress::start(layout::logs())?,
-        &[(testbed::postgres::PACKAGE, &postgres)],
+        &[(testbed::postgres::PACKAGE, &postgres), ("openjdk-17-jdk-headless", "/usr/bin/javac")],
     )
 }
 
