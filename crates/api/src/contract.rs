@@ -100,7 +100,7 @@ pub mod env {
     pub const REQUIRED_CONTACT_POINT_NR: &str = "REQUIRED_CONTACT_POINT_NR";
     /// Heap flags for a proxy made of jars.
     pub const JAVA_OPTS: &str = "JAVA_OPTS";
-    /// `spec.sidecarJvmMemory`, only when the user set it.
+    /// `spec.sidecarJvmMemory`, only when the user set it: the memory budget of a native proxy.
     pub const SIDECAR_JVM_MEMORY: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
     /// The store's kind; see [`super::Store`].
     pub const STORE: &str = "CLOUDSTATE_STORE";

@@ -89,7 +89,8 @@ pub struct StatefulServiceSpec {
     #[schemars(schema_with = "schema::resources")]
     pub sidecar_resources: Option<ResourceRequirements>,
 
-    /// Memory for the entities that a sidecar keeps at hand, e.g. `256m`. Not enforced yet.
+    /// Memory for the entities that a sidecar keeps open and the calls under way, e.g. `64m`; half of the
+    /// sidecar's memory limit if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sidecar_jvm_memory: Option<String>,
 

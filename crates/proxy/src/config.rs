@@ -7,10 +7,10 @@ use std::{ffi::OsString, net::SocketAddr, time::Duration};
 
 use api::{
     contract::{env, port},
-    environment::{Problems, Reader, value},
+    environment::{Problems, Reader, size, value},
 };
 
-use crate::{entity, journal, serve, spec::Terms, user_function};
+use crate::{budget, entity, journal, serve, spec::Terms, user_function};
 
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
 const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
@@ -35,6 +35,8 @@ pub struct Config {
     pub store: journal::Settings,
     /// What a user function's description is judged by.
     pub terms: Terms,
+    /// What the proxy may hold for others, in bytes.
+    pub memory: u64,
     /// Bounds of entities.
     pub entities: entity::Limits,
     /// Bounds of the edge.
@@ -72,6 +74,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
             stateful_service: reader.read_optional(env::SELECTOR_LABEL_VALUE, value::text),
             protocol_check: reader.read(PROTOCOL_CHECK, "true", value::switch),
         },
+        memory: read_memory(&mut reader),
         entities: entity::Limits {
             passivation: reader.read(PASSIVATION_TIMEOUT, "30s", value::pause),
             command,
@@ -84,6 +87,17 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
     reader.warn_of_unknown(PREFIX);
     let (_rest, warnings, problems) = reader.finish();
     if problems.is_empty() { Ok((config, warnings)) } else { Err(Problems(problems)) }
+}
+
+/// The memory budget: as it was said, else as much as suits the container's limit.
+fn read_memory(reader: &mut Reader) -> u64 {
+    let said = reader.read_optional(env::SIDECAR_JVM_MEMORY, size);
+    let limit = reader.read_optional(env::MEMORY_LIMIT, value::bytes);
+    match (said, limit) {
+        (Some(said), _) => said.bytes(),
+        (None, Some(limit)) => budget::of_limit(limit.get()),
+        (None, None) => budget::DEFAULT,
+    }
 }
 
 #[cfg(test)]
@@ -122,6 +136,17 @@ mod tests {
         ] {
             assert!(problems.contains(part), "{part} is missing in {problems}");
         }
+    }
+
+    #[test]
+    fn the_memory_budget_is_what_was_said_or_half_of_the_limit() {
+        let (said, limit) = ("CLOUDSTATE_SIDECAR_JVM_MEMORY", "MEMORY_LIMIT");
+        let memory = |pairs: &[(&str, &str)]| load_from(pairs).unwrap().0.memory;
+        assert_eq!(memory(&[]), 256 << 20);
+        assert_eq!(memory(&[(limit, "134217728")]), 64 << 20);
+        assert_eq!(memory(&[(limit, "134217728"), (said, "96m")]), 96 << 20);
+        let problems = load_from(&[(said, "64MB")]).unwrap_err().to_string();
+        assert!(problems.contains("CLOUDSTATE_SIDECAR_JVM_MEMORY is \"64MB\""), "{problems}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Entities: each is a state machine without I/O, a driver that carries out what the machine says,
 //! and an entry among the open [`Entities`].
 
+mod caller;
+mod context;
 mod driver;
 mod event_sourced;
 mod history;
@@ -8,6 +10,7 @@ pub mod machine;
 pub mod message;
 mod outbound;
 mod registry;
+mod room;
 mod text;
 mod value;
 mod wire;
@@ -17,7 +20,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use protocol::cloudstate::{Forward, Metadata, SideEffect};
 
-pub use registry::{Context, Entities, Orphan};
+pub use context::{Context, Orphan};
+pub use registry::Entities;
 
 /// What an entity answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -112,8 +116,6 @@ pub struct Limits {
     pub queue: usize,
     /// Replies of one entity that may wait for the journal.
     pub in_flight: usize,
-    /// Entities that may be open at once.
-    pub entities: usize,
     /// Idle time after which an entity is passivated, unless its service says otherwise.
     pub passivation: Duration,
     /// From one sign of progress to the next while an entity is activated.
@@ -131,7 +133,6 @@ impl Default for Limits {
         Self {
             queue: 1_000,
             in_flight: 32,
-            entities: 8_192,
             passivation: Duration::from_secs(30),
             activation: Duration::from_secs(5),
             command: Duration::from_mins(1),

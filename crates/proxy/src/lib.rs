@@ -6,6 +6,7 @@
 
 pub mod action;
 pub mod admin;
+pub mod budget;
 pub mod config;
 pub mod discovery;
 pub mod entity;

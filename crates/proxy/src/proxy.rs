@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::{
     action::Actions,
     admin,
+    budget::Budget,
     config::Config,
     discovery::{Discovery, Outdated, Refused},
     entity::{Context, Entities},
@@ -169,6 +170,7 @@ async fn serve(
         user_function,
         reporter: reporter.clone(),
         orphans,
+        budget: Budget::new(config.memory),
         limits: config.entities,
     });
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);

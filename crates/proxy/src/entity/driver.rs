@@ -17,14 +17,16 @@ use tracing::{debug, info};
 
 use super::{
     Answer,
+    context::Context,
     history::History,
     machine::{Action, Event, Machine, Request, StreamEnd, Ticket, Timer},
     message::{Incoming, Write},
     outbound::{self, Outbound},
-    registry::Context,
+    room::Leaving,
     wire::{Address, Wire},
 };
 use crate::{
+    budget::Taken,
     journal::{Append, EntityId, Guard, Put, Sequence, Version, Written},
     route::Service,
     user_function,
@@ -38,7 +40,7 @@ pub(super) enum Inbound {
     /// The caller has gone.
     CallerLeft(Ticket),
     /// End the activation if nothing is under way.
-    Passivate,
+    Passivate(Leaving),
     /// Finish what waits, then end.
     Stop,
 }
@@ -62,6 +64,9 @@ pub(super) struct Driver {
     /// Outcomes of writes, in order.
     writes: VecDeque<BoxFuture<'static, Written>>,
     timer: Deadline,
+    /// Held while the entity makes room for another.
+    leaving: Option<Leaving>,
+    _room: Taken,
 }
 
 /// The user function's side of the stream.
@@ -80,6 +85,7 @@ impl Driver {
         id: Arc<EntityId>,
         inbox: mpsc::UnboundedReceiver<Inbound>,
         guard: Guard,
+        room: Taken,
     ) -> Self {
         let in_flight = context.limits.in_flight;
         Self {
@@ -96,6 +102,8 @@ impl Driver {
             inbound: UserStream::None,
             writes: VecDeque::new(),
             timer: Deadline::default(),
+            leaving: None,
+            _room: room,
         }
     }
 
@@ -110,6 +118,10 @@ impl Driver {
             }
             if ended && forget(&self.id) {
                 return;
+            }
+            if self.outbound.is_some() {
+                // It goes on, or begins anew.
+                self.leaving = None;
             }
         }
     }
@@ -143,7 +155,10 @@ impl Driver {
                 self.caller(ticket);
                 Event::CallerLeft(ticket)
             }
-            Inbound::Passivate => Event::Passivate,
+            Inbound::Passivate(leaving) => {
+                self.leaving = Some(leaving);
+                Event::Passivate
+            }
             Inbound::Stop => Event::Stop,
         }
     }

@@ -5,81 +5,35 @@ use std::{
     hash::{BuildHasher as _, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use bytes::Bytes;
-use futures::channel::mpsc::{UnboundedSender, unbounded};
 use protocol::{Any, cloudstate::Metadata};
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
     task::AbortHandle,
     time::{self, Instant},
 };
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
 use super::{
-    Answer, Failure, FailureKind, Limits,
+    Answer, Failure, FailureKind,
+    caller::{Caller, Handle},
+    context::Context,
     driver::{Driver, Inbound},
     machine::{Request, Ticket},
+    room::{self, Pressure},
 };
 use crate::{
-    journal::{Batcher, EntityId, Guard, Store},
-    report::Reporter,
-    route::{Method, Service, Target},
-    user_function::UserFunction,
+    budget::Taken,
+    journal::{EntityId, Guard},
+    route::{Method, Target},
 };
 
 /// Parts of the table that are locked apart, so that calls seldom meet.
 const PARTS: usize = 64;
-
-/// What all entities share.
-#[allow(missing_debug_implementations, reason = "a store has nothing to show")]
-pub struct Context {
-    /// Where events live.
-    pub journal: Arc<dyn Store>,
-    /// The way of writes there.
-    pub writes: Batcher,
-    /// Who runs the entities' code.
-    pub user_function: UserFunction,
-    /// Who hears of what the user function does wrong.
-    pub reporter: Reporter,
-    /// Who carries out what is left of commands whose callers have gone.
-    pub orphans: mpsc::Sender<Orphan>,
-    /// The bounds.
-    pub limits: Limits,
-}
-
-/// What an entity said to a command whose caller has gone: its effects and its forward are owed all
-/// the same, since what they follow from is durable.
-#[derive(Debug)]
-pub struct Orphan {
-    /// Whose entity said it.
-    pub service: Arc<Service>,
-    /// What it said; only effects and a forward are of interest still.
-    pub answer: Answer,
-}
-
-impl Context {
-    /// Passes on an answer that nobody waits for, unless nothing follows from it.
-    pub(super) fn adopt(&self, service: &Arc<Service>, answer: Answer) {
-        if !answer.is_to_be_carried_out() {
-            return;
-        }
-        let orphan = Orphan { service: Arc::clone(service), answer };
-        if let Err(refused) = self.orphans.try_send(orphan) {
-            let Orphan { service, answer } = refused.into_inner();
-            warn!(
-                service = service.name,
-                effects = answer.effects.len(),
-                "effects of a command whose caller left were dropped: too many wait"
-            );
-        }
-    }
-}
 
 /// All open entities; clones share them.
 #[derive(Clone)]
@@ -89,13 +43,13 @@ pub struct Entities {
 }
 
 /// Entities whose names share a lock.
-type Part = HashMap<Arc<EntityId>, Open>;
+pub(super) type Part = HashMap<Arc<EntityId>, Open>;
 
-struct Shared {
-    context: Arc<Context>,
+pub(super) struct Shared {
+    pub(super) context: Arc<Context>,
+    pub(super) pressure: Pressure,
     parts: Box<[Mutex<Part>]>,
     hasher: RandomState,
-    open: AtomicUsize,
     tickets: AtomicU64,
     /// While this proxy owns its entities; else why it does not.
     tenure: RwLock<Result<Tenure, String>>,
@@ -112,17 +66,11 @@ struct Tenure {
 }
 
 /// One open entity.
-struct Open {
-    handle: Handle,
+pub(super) struct Open {
+    pub(super) handle: Handle,
     task: AbortHandle,
-}
-
-/// The way in to one open entity.
-#[derive(Clone)]
-struct Handle {
-    /// Bounded by `places`: each command holds one until it is answered or given up.
-    inbox: UnboundedSender<Inbound>,
-    places: Arc<Semaphore>,
+    /// The newest command: the higher, the later it was used.
+    pub(super) used: AtomicU64,
 }
 
 impl Entities {
@@ -133,7 +81,7 @@ impl Entities {
             context: Arc::new(context),
             parts,
             hasher: RandomState::new(),
-            open: AtomicUsize::new(0),
+            pressure: Pressure::default(),
             tickets: AtomicU64::new(0),
             tenure: RwLock::new(Err("this proxy does not own its entities yet".to_owned())),
             began: Instant::now(),
@@ -168,10 +116,10 @@ impl Entities {
         );
         let Ok(Tenure { drivers, .. }) = tenure else { return true };
         drivers.close();
-        self.shared.for_each(|open| drop(open.handle.inbox.unbounded_send(Inbound::Stop)));
+        self.shared.for_each(|_id, open| open.handle.tell(Inbound::Stop));
         let finished = time::timeout(limit, drivers.wait()).await.is_ok();
         if !finished {
-            self.shared.for_each(|open| open.task.abort());
+            self.shared.for_each(|_id, open| open.task.abort());
             drivers.wait().await;
         }
         self.shared.clear();
@@ -189,7 +137,7 @@ impl Entities {
         payload: Bytes,
         metadata: Option<Metadata>,
     ) -> Answer {
-        let mut caller = match self.deliver(method, payload, metadata) {
+        let mut caller = match self.deliver(method, payload, metadata).await {
             Ok(caller) => caller,
             Err(failure) => return failure.into(),
         };
@@ -206,52 +154,58 @@ impl Entities {
         }
     }
 
-    /// Puts a command into the inbox of its entity, which is opened when it is not.
-    fn deliver(
+    /// Puts a command into the inbox of its entity, once there is room to open that one.
+    async fn deliver(
         &self,
         method: &Method,
         payload: Bytes,
         metadata: Option<Metadata>,
     ) -> Result<Caller, Failure> {
         let (id, request) = self.request(method, payload, metadata)?;
-        let limits = &self.shared.context.limits;
+        let entities = self.shared.context.budget.entities();
+        let mut delivery = Delivery { id, request, room: None };
+        loop {
+            delivery = match self.try_deliver(method, delivery)? {
+                Ok(caller) => return Ok(caller),
+                Err(delivery) => delivery,
+            };
+            let cost = room::cost(&delivery.id.key);
+            delivery.room = Some(match entities.try_take(cost) {
+                Some(room) => room,
+                None => self.shared.room(cost).await?,
+            });
+        }
+    }
+
+    /// Gives the delivery back when it takes room to open its entity.
+    fn try_deliver(
+        &self,
+        method: &Method,
+        delivery: Delivery,
+    ) -> Result<Result<Caller, Delivery>, Failure> {
         let tenure = self.shared.tenure.read().unwrap_or_else(PoisonError::into_inner);
         let tenure =
             tenure.as_ref().map_err(|why| Failure::new(FailureKind::Unavailable, why.as_str()))?;
-        let mut part = self.shared.part(&id);
-        let handle = match part.get(&id) {
-            Some(open) if !open.handle.inbox.is_closed() => open.handle.clone(),
-            found => {
-                // A driver that panicked left its entry behind.
-                let reopened = found.is_some();
-                if !reopened && self.shared.open.load(Ordering::Relaxed) >= limits.entities {
-                    return Err(Failure::new(
-                        FailureKind::ResourceExhausted,
-                        format!("{} entities are open, which is the limit", limits.entities),
-                    ));
-                }
-                let id = Arc::new(id);
-                let open = self.open(method, Arc::clone(&id), tenure);
-                let handle = open.handle.clone();
-                if part.insert(id, open).is_none() {
-                    self.shared.open.fetch_add(1, Ordering::Relaxed);
-                }
-                handle
+        let mut part = self.shared.part(&delivery.id);
+        // A driver that panicked left its entry behind.
+        let open = part.get(&delivery.id).filter(|open| !open.handle.is_gone());
+        let (handle, request) = match (open, delivery) {
+            (Some(open), Delivery { request, .. }) => {
+                open.used.store(request.ticket, Ordering::Relaxed);
+                (open.handle.clone(), request)
             }
+            (None, Delivery { id, request, room: Some(room) }) => {
+                let id = Arc::new(id);
+                let open = self.open(method, &id, tenure, room, request.ticket);
+                let handle = open.handle.clone();
+                part.insert(id, open);
+                (handle, request)
+            }
+            (None, delivery) => return Ok(Err(delivery)),
         };
-        let Ok(place) = Arc::clone(&handle.places).try_acquire_owned() else {
-            return Err(Failure::new(
-                FailureKind::ResourceExhausted,
-                format!("{} commands wait for this entity, which is the limit", limits.queue),
-            ));
-        };
-        let ticket = request.ticket;
-        let (answer, answered) = oneshot::channel();
-        // Sent under the lock, so that commands keep the order in which they came.
-        drop(handle.inbox.unbounded_send(Inbound::Command(request, answer)));
-        let context = Arc::clone(&self.shared.context);
-        let service = Arc::clone(&method.service);
-        Ok(Caller { answered, ticket, handle, _place: place, context, service })
+        // Under the lock, so that commands keep the order in which they came.
+        let (context, service) = (Arc::clone(&self.shared.context), Arc::clone(&method.service));
+        handle.deliver(request, context, service).map(Ok)
     }
 
     /// The command, and the entity that it is for.
@@ -277,20 +231,35 @@ impl Entities {
         Ok((id, Request { ticket, name: method.name.clone(), payload, metadata }))
     }
 
-    fn open(&self, method: &Method, id: Arc<EntityId>, tenure: &Tenure) -> Open {
-        let (inbox, receiver) = unbounded();
+    fn open(
+        &self,
+        method: &Method,
+        id: &Arc<EntityId>,
+        tenure: &Tenure,
+        room: Taken,
+        ticket: Ticket,
+    ) -> Open {
+        let (handle, inbox) = Handle::new(self.shared.context.limits.queue);
         let shared = Arc::clone(&self.shared);
         let driver = Driver::new(
             Arc::clone(&shared.context),
             Arc::clone(&method.service),
-            id,
-            receiver,
+            Arc::clone(id),
+            inbox,
             tenure.guard,
+            room,
         );
         let driver = tenure.drivers.spawn(driver.run(move |id| shared.forget(id)));
-        let places = Arc::new(Semaphore::new(self.shared.context.limits.queue));
-        Open { handle: Handle { inbox, places }, task: driver.abort_handle() }
+        Open { handle, task: driver.abort_handle(), used: AtomicU64::new(ticket) }
     }
+}
+
+/// A command on its way to its entity.
+struct Delivery {
+    id: EntityId,
+    request: Request,
+    /// For the entity, should it have to be opened.
+    room: Option<Taken>,
 }
 
 impl Shared {
@@ -299,7 +268,7 @@ impl Shared {
         self.began.elapsed().as_millis() < u128::from(self.until.load(Ordering::Relaxed))
     }
 
-    fn part(&self, id: &EntityId) -> MutexGuard<'_, Part> {
+    pub(super) fn part(&self, id: &EntityId) -> MutexGuard<'_, Part> {
         let at = usize::try_from(self.hasher.hash_one(id) % PARTS as u64).unwrap_or_default();
         self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -307,59 +276,24 @@ impl Shared {
     /// Removes an entity unless something came in for it in this moment.
     fn forget(&self, id: &EntityId) -> bool {
         let mut part = self.part(id);
-        if part.get(id).is_some_and(|open| !open.handle.inbox.is_empty()) {
+        if part.get(id).is_some_and(|open| !open.handle.is_empty()) {
             return false;
         }
-        if part.remove(id).is_some() {
-            self.open.fetch_sub(1, Ordering::Relaxed);
-        }
+        part.remove(id);
         true
     }
 
-    fn for_each(&self, mut visit: impl FnMut(&Open)) {
+    pub(super) fn for_each(&self, mut visit: impl FnMut(&Arc<EntityId>, &Open)) {
         for part in &self.parts {
-            part.lock().unwrap_or_else(PoisonError::into_inner).values().for_each(&mut visit);
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            part.iter().for_each(|(id, open)| visit(id, open));
         }
     }
 
     /// Removes what drivers that were cut have left.
     fn clear(&self) {
         for part in &self.parts {
-            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            self.open.fetch_sub(part.len(), Ordering::Relaxed);
-            part.clear();
-        }
-    }
-}
-
-/// A caller that waits; gives up its place when it is dropped.
-struct Caller {
-    answered: oneshot::Receiver<Answer>,
-    ticket: Ticket,
-    handle: Handle,
-    _place: OwnedSemaphorePermit,
-    context: Arc<Context>,
-    service: Arc<Service>,
-}
-
-impl Caller {
-    /// The answer; none when the entity ended without one.
-    async fn answer(&mut self) -> Option<Answer> {
-        (&mut self.answered).await.ok()
-    }
-}
-
-impl Drop for Caller {
-    fn drop(&mut self) {
-        if self.answered.is_terminated() {
-            return;
-        }
-        self.answered.close();
-        match self.answered.try_recv() {
-            // It came while the caller was leaving.
-            Ok(answer) => self.context.adopt(&self.service, answer),
-            // An entity that has ended needs no word of it.
-            Err(_empty) => drop(self.handle.inbox.unbounded_send(Inbound::CallerLeft(self.ticket))),
+            part.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
     }
 }
