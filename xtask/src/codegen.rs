@@ -10,8 +10,11 @@ use anyhow::{Context as _, ensure};
 use crate::run::cargo;
 
 /// What is generated, and the test that knows how.
-const GENERATORS: &[(&str, &str, &str)] =
-    &[("deploy/crds", "api", "crds"), ("crates/protocol/src/generated", "protocol", "fresh")];
+const GENERATORS: &[(&str, &str, &str)] = &[
+    ("deploy/crds", "api", "crds"),
+    ("crates/protocol/src/generated", "protocol", "fresh"),
+    ("crates/conformance/src/generated", "conformance", "fresh"),
+];
 
 /// Runs every generator.
 ///

@@ -27,6 +27,8 @@ pub enum Command {
     Codegen,
     /// Measure the proxy as a whole; `cargo xtask bench --help` names workloads and flags
     Bench(Passed),
+    /// Drive user functions that others wrote through the proxy, on every store
+    Conformance(Conformance),
     /// Run the end-to-end scenarios on the cluster, which is started when it does not run
     E2e(E2e),
 }
@@ -48,6 +50,14 @@ pub struct Up {
     /// Push the images to this registry, such as `registry.example.com/team`
     #[arg(long, value_name = "PREFIX", requires = "kubeconfig")]
     pub registry: Option<String>,
+}
+
+/// Flags of `conformance`.
+#[derive(Debug, Args)]
+pub struct Conformance {
+    /// Run only tests whose name contains one of these
+    #[arg(value_name = "FILTER")]
+    pub filters: Vec<String>,
 }
 
 /// Flags of `e2e`.

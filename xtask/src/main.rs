@@ -1,8 +1,10 @@
 //! Every command that we run: `cargo xtask --help`.
 
 mod bench;
+mod carts;
 mod cluster;
 mod codegen;
+mod conformance;
 mod digest;
 mod down;
 mod e2e;
@@ -35,6 +37,9 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(root),
         Command::Bench(passed) => bench::run(root, &passed.arguments),
         Command::Codegen => codegen::run(root),
+        Command::Conformance(flags) => {
+            conformance::run(root, &flags.filters, &mut test::Tally::default())
+        }
         Command::E2e(flags) => e2e::run(&flags.filters),
     };
     match outcome {

@@ -94,6 +94,17 @@ pub const GRPCURL: Part = Part {
     takes: "under a minute",
 };
 
+/// The models of the published Go support library, as one user function.
+pub const TCK_MODELS: Part = Part {
+    name: "tck-models",
+    module: "tck-models",
+    version: "v0.3.0",
+    ldflags: "-s -w",
+    packages: &["."],
+    programs: &["tck-models"],
+    takes: "under a minute",
+};
+
 /// What holds a pod's namespaces open; a program of ours.
 pub const PAUSE: Part = Part {
     name: "pause",
@@ -175,28 +186,38 @@ impl Part {
             "building {} {} from its Go modules, once ({})",
             self.name, self.version, self.takes
         ));
-        remove_partial(&layout::cache())?;
-        // The folder gets its final name only when it is complete, so a build that was cut short leaves no half.
-        // It carries our process id, since the compiler of a killed `up` may still be writing to its own.
-        let partial = layout::cache().join(format!("{}-{}.partial", self.name, std::process::id()));
-        fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
-        // All that needs the network comes first, so that a silent module proxy is noticed in seconds.
-        go.download(progress, &self.source(), self.name, self.packages)?;
-        let mut build: Command = go.command(&self.source());
-        build
-            .args(["build", "-ldflags", self.ldflags, "-o"])
-            .arg(format!("{}/", partial.display()));
-        build.args(self.packages).env("GOPROXY", "off");
-        progress
-            .run(&format!("build-{}", self.name), build, Duration::from_mins(40))
-            .with_context(|| format!("build {} in {}", self.name, self.source().display()))?;
-        if folder.exists() {
-            fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
-        }
-        fs::rename(&partial, &folder)
-            .with_context(|| format!("move {} into place", partial.display()))?;
+        keep(&folder, |partial| {
+            // All that needs the network comes first, so that a silent module proxy is noticed in seconds.
+            go.download(progress, &self.source(), self.name, self.packages)?;
+            let mut build: Command = go.command(&self.source());
+            build
+                .args(["build", "-ldflags", self.ldflags, "-o"])
+                .arg(format!("{}/", partial.display()));
+            build.args(self.packages).env("GOPROXY", "off");
+            progress
+                .run(&format!("build-{}", self.name), build, Duration::from_mins(40))
+                .with_context(|| format!("build {} in {}", self.name, self.source().display()))
+        })?;
         Ok(folder)
     }
+}
+
+/// Fills a folder of the cache. It gets its final name only when it is complete, so a build that was cut
+/// short leaves no half.
+///
+/// # Errors
+/// When the build fails, or the folder cannot be put into place.
+pub fn keep(folder: &Path, build: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    remove_partial(&layout::cache())?;
+    // It carries our process id, since the compiler of a killed `up` may still be writing to its own.
+    let name = folder.file_name().context("a folder of the cache has a name")?.to_string_lossy();
+    let partial = layout::cache().join(format!("{name}-{}.partial", std::process::id()));
+    fs::create_dir_all(&partial).with_context(|| format!("create {}", partial.display()))?;
+    build(&partial)?;
+    if folder.exists() {
+        fs::remove_dir_all(folder).with_context(|| format!("remove {}", folder.display()))?;
+    }
+    fs::rename(&partial, folder).with_context(|| format!("move {} into place", partial.display()))
 }
 
 /// Removes what builds that were cut short left behind.

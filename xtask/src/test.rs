@@ -113,7 +113,7 @@ fn check(root: &Path, arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 /// What tests run against comes from Debian's archive.
-fn install_servers() -> anyhow::Result<()> {
+pub fn install_servers() -> anyhow::Result<()> {
     let postgres = format!("{}/postgres", testbed::postgres::PROGRAMS);
     host::ensure_packages(
         &Shell::new()?,

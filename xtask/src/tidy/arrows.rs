@@ -86,6 +86,13 @@ const ROOMS: &[Room] = &[
         default_features: true,
     },
     Room {
+        name: "conformance",
+        ours: &["protocol", "testbed"],
+        others: None,
+        never: KUBERNETES,
+        default_features: true,
+    },
+    Room {
         name: "xtask",
         ours: &["api", "protocol", "testbed"],
         others: None,

@@ -1,0 +1,4 @@
+//! Shopping carts.
+
+/// Full name of the service.
+pub const CART: &str = "com.example.shoppingcart.ShoppingCart";
