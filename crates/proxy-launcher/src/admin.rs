@@ -26,8 +26,8 @@ const CONNECTIONS_MAX: usize = 64;
 /// One question, one answer, no keep-alive: a slow client costs this long and no more.
 const CONNECTION_TIME_MAX: Duration = Duration::from_secs(5);
 const HEADERS_MAX: usize = 8 * 1024;
-/// Out of file descriptors, most likely; an immediate retry would spin.
-const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+/// An immediate retry would spin.
+const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(1);
 
 /// Serves the probes until it is dropped.
 ///
@@ -51,6 +51,10 @@ pub async fn serve(listener: TcpListener, health: watch::Receiver<Health>) {
             }
             Err(error) => {
                 warn!(%error, "failed to accept a probe's connection");
+                // Out of file descriptors: the oldest connection has had its time.
+                if let Some(oldest) = oldest_first.pop_front() {
+                    oldest.abort();
+                }
                 time::sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
             }
         }

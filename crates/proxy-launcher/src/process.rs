@@ -4,7 +4,7 @@
 //! in the launcher may wait for a process: whoever waits first takes the exit status away from the other.
 
 use std::{
-    io,
+    fs, io,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
@@ -104,6 +104,37 @@ impl Leader {
     }
 }
 
+/// Kills every child of this process that still runs; gives how many. What a dead proxy left behind comes
+/// here as an orphan, also when it had left the group. Those that an orphan leaves come here in turn.
+///
+/// # Errors
+/// When the process table cannot be read.
+pub fn sweep() -> io::Result<usize> {
+    let this = getpid().as_raw_nonzero().get().to_string();
+    let mut killed = 0;
+    for entry in fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
+        let Some(pid) = pid else { continue };
+        // A process that is gone meanwhile needs no kill.
+        let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else {
+            continue;
+        };
+        if is_running_child(&stat, &this) {
+            let _ = kill_process(pid, Signal::KILL);
+            killed += 1;
+        }
+    }
+    Ok(killed)
+}
+
+/// The name stands in parentheses and may hold anything; behind it come the state and the parent.
+fn is_running_child(stat: &str, parent: &str) -> bool {
+    let mut fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();
+    let state = fields.next();
+    state != Some("Z") && fields.next() == Some(parent)
+}
+
 /// Buries every process that has ended, and kills what a dead leader left in its group.
 pub fn reap(leader: Option<Leader>) -> Reaped {
     let mut reaped = Reaped::default();
@@ -143,5 +174,19 @@ fn end(code: Option<i32>, signal: Option<i32>) -> End {
     match (code, signal) {
         (_, Some(signal)) => End::Signal(byte(signal)),
         (code, None) => End::Code(code.map_or(u8::MAX, byte)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_child_is_known_by_its_parent_whatever_it_calls_itself() {
+        assert!(is_running_child("7 (sleep) S 1 7 7 0", "1"));
+        assert!(is_running_child("7 (a) Z 5 (b) R 1 7", "1"));
+        assert!(!is_running_child("7 (sleep) Z 1 7 7 0", "1"), "it only waits to be buried");
+        assert!(!is_running_child("7 (sleep) S 12 7 7 0", "1"));
+        assert!(!is_running_child("", "1"));
     }
 }

@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     io,
     net::SocketAddr,
+    time::Duration,
 };
 
 use tokio::{
@@ -39,6 +40,9 @@ const IGNORED_SIGNALS: [fn() -> SignalKind; 5] = [
     SignalKind::user_defined2,
     SignalKind::alarm,
 ];
+
+/// How long what the proxy left behind may take to die.
+const BURY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Why supervision could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +111,7 @@ pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
     let mut event = Event::Tick;
     loop {
         if let Some(code) = supervisor.take(event) {
+            bury_all(&mut signals.child).await;
             return Ok(code);
         }
         event = supervisor.next_event(&mut signals, &mut heard, &mut function).await;
@@ -236,6 +241,10 @@ impl Supervisor<'_> {
 
     fn reap(&mut self) -> Event {
         let reaped = process::reap(self.leader);
+        // While there is a proxy, its orphans may be at work for it; without one nobody needs them.
+        if self.leader.is_none() || reaped.leader.is_some() {
+            sweep();
+        }
         if reaped.orphans > 0 {
             debug!(count = reaped.orphans, "orphans reaped");
         }
@@ -262,6 +271,26 @@ impl Supervisor<'_> {
             differs
         });
     }
+}
+
+fn sweep() -> usize {
+    process::sweep().unwrap_or_else(|error| {
+        warn!(%error, "what the proxy left behind is not looked for");
+        0
+    })
+}
+
+/// Leaves no process behind, as far as the kernel lets them go in time.
+async fn bury_all(child: &mut Signal) {
+    let deadline = Instant::now() + BURY_PATIENCE;
+    while sweep() > 0 {
+        process::reap(None);
+        if time::timeout_at(deadline, child.recv()).await.is_err() {
+            warn!("some processes of the proxy would not die");
+            return;
+        }
+    }
+    process::reap(None);
 }
 
 fn oom_kills() -> Option<u64> {

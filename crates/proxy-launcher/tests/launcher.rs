@@ -289,6 +289,82 @@ fn what_a_dead_proxy_left_behind_is_killed() {
 }
 
 #[test]
+fn what_left_the_group_is_killed_too() {
+    let launcher = launcher(&["--daemon", "1000"]).start();
+    launcher.await_ready();
+    let daemon = launcher.await_orphan();
+    launcher.await_proxy(1).signal(Signal::KILL);
+    daemon.await_end();
+    launcher.await_proxy(2);
+}
+
+#[test]
+fn a_swarm_ends_with_the_launcher() {
+    let mut launcher = launcher(&["--swarm", "400"]).start();
+    launcher.await_ready();
+    let swarm = launcher.await_proxy(1).children();
+    assert_eq!(swarm.len(), 400);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(swarm.iter().all(|process| process.is_buried()));
+}
+
+#[test]
+fn thousands_of_orphans_leave_no_trace() {
+    let (without, with) = (launcher(SERVES).start(), launcher(&["--orphans", "3000"]).start());
+    without.await_ready();
+    with.await_ready();
+    with.await_no_zombies();
+    let (without, with) = (without.resident_kib(), with.resident_kib());
+    assert!(with < without + 256, "{without} KiB without, {with} KiB with");
+}
+
+#[test]
+fn a_proxy_that_leaves_without_being_asked_has_failed() {
+    let mut launcher = launcher(&["--exit", "0"]).env("CLOUDSTATE_LAUNCHER_BUDGET", "1").start();
+    assert_eq!(launcher.await_exit(), 70);
+}
+
+#[test]
+fn a_thousand_terms_are_one() {
+    let mut launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    for _ in 0..1_000 {
+        if !launcher.try_signal(Signal::TERM) {
+            break;
+        }
+    }
+    assert_eq!(launcher.await_exit(), 0);
+    assert_eq!(launcher.raw_log().matches("signal sent to the proxy's group").count(), 1);
+}
+
+#[test]
+fn few_file_descriptors_and_many_silent_clients_do_not_keep_the_kubelet_waiting() {
+    let starter = ["/bin/sh", "-c", "ulimit -n 32; exec \"$@\"", "sh"];
+    let launcher = support::launcher_through(&starter, SERVES).start();
+    launcher.await_ready();
+    let silent: Vec<_> = (0..200).map(|_| launcher.connect().unwrap()).collect();
+    let asked = Instant::now();
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
+    drop(silent);
+}
+
+#[test]
+fn a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
+    let group = support::MemoryGroup::of_mib(64);
+    let starter = group.starter();
+    let starter: Vec<_> = starter.iter().map(String::as_str).collect();
+    let mut launcher = support::launcher_through(&starter, &["--hog", "256"])
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "1")
+        .start();
+    assert_eq!(launcher.await_exit(), 137);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ProxyCrashed");
+    assert!(message.contains("since the container reached its memory limit: raise"), "{message}");
+}
+
+#[test]
 fn the_proxy_dies_with_the_launcher() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();

@@ -2,6 +2,8 @@
 //!
 //! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
 //! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
+//! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
+//! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory and uses it,
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
 
 use std::{
@@ -42,6 +44,23 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             "--orphan" => {
                 let script = format!("sleep {} & echo orphan $! >&2", value()?);
                 Command::new("/bin/sh").args(["-c", &script]).status()?;
+            }
+            "--daemon" => {
+                let script = format!("setsid sleep {} & echo orphan $! >&2", value()?);
+                Command::new("/bin/sh").args(["-c", &script]).status()?;
+            }
+            "--swarm" => {
+                for _ in 0..value()?.parse::<u32>()? {
+                    drop(Command::new("/bin/sleep").arg("1000").spawn()?);
+                }
+            }
+            "--orphans" => {
+                let script = format!("for i in $(seq {}); do (/bin/true &); done", value()?);
+                Command::new("/bin/sh").args(["-c", &script]).status()?;
+            }
+            "--hog" => {
+                let memory = vec![1_u8; value()?.parse::<usize>()? << 20];
+                std::hint::black_box(&memory);
             }
             _ => return Err(format!("unknown argument {arg}").into()),
         }

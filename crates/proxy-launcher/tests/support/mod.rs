@@ -169,6 +169,31 @@ impl Launcher {
         Process::of(self.process.id().into()).signal(signal);
     }
 
+    /// Whether there was somebody to signal.
+    pub(crate) fn try_signal(&mut self, signal: Signal) -> bool {
+        let runs = self.process.try_wait().unwrap().is_none();
+        if runs {
+            self.signal(signal);
+        }
+        runs
+    }
+
+    /// Memory that the launcher has, in KiB.
+    pub(crate) fn resident_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Waits until the launcher has no child that is dead and not buried.
+    #[track_caller]
+    pub(crate) fn await_no_zombies(&self) {
+        let launcher = Process::of(self.process.id().into());
+        self.eventually("no zombies", || {
+            launcher.children().iter().all(|child| child.is_running()).then_some(())
+        });
+    }
+
     /// Waits for the launcher's exit code.
     #[track_caller]
     pub(crate) fn await_exit(&mut self) -> i32 {
@@ -229,6 +254,19 @@ impl Process {
         kill_process(self.0, signal).unwrap();
     }
 
+    pub(crate) fn children(self) -> Vec<Self> {
+        let parent = self.0.as_raw_nonzero().to_string();
+        let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
+            entry.unwrap().file_name().to_str().and_then(|name| name.parse::<i64>().ok())
+        });
+        let is_child = |pid: &i64| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            let rest = stat.rsplit_once(") ").map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+            rest.split(' ').nth(1) == Some(&parent)
+        };
+        pids.filter(is_child).map(Self::of).collect()
+    }
+
     pub(crate) fn command_line(self) -> Vec<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0.as_raw_nonzero())).unwrap();
         line.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
@@ -270,6 +308,43 @@ fn ask(port: u16, method: &str, path: &str) -> Option<(u16, String)> {
 /// Body of a GET that went well.
 pub(crate) fn get(port: u16, path: &str) -> Option<String> {
     ask(port, "GET", path).filter(|(status, _)| *status == 200).map(|(_, body)| body)
+}
+
+/// A control group with a memory limit, removed when dropped. Wants root and a mounted controller, as the
+/// end-to-end tests do.
+pub(crate) struct MemoryGroup(PathBuf);
+
+impl MemoryGroup {
+    pub(crate) fn of_mib(mib: u64) -> Self {
+        static MADE: AtomicU16 = AtomicU16::new(0);
+        let name = format!(
+            "launcher-test-{}-{}",
+            std::process::id(),
+            MADE.fetch_add(1, Ordering::Relaxed)
+        );
+        let root = PathBuf::from("/sys/fs/cgroup");
+        let (group, limit) = if root.join("cgroup.controllers").exists() {
+            (root.join(name), "memory.max")
+        } else {
+            (root.join("memory").join(name), "memory.limit_in_bytes")
+        };
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join(limit), (mib << 20).to_string()).unwrap();
+        Self(group)
+    }
+
+    /// A command that enters the group and becomes what its further arguments say.
+    pub(crate) fn starter(&self) -> [String; 4] {
+        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
+        ["/bin/sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()]
+    }
+}
+
+impl Drop for MemoryGroup {
+    fn drop(&mut self) {
+        // The launcher in it may be dying still.
+        let _ = fs::remove_dir(&self.0);
+    }
 }
 
 #[track_caller]
