@@ -60,6 +60,7 @@ const PROTO: &str = r#"
         string command = 3;
         Item item = 4;
         string text = 5;
+        Order order = 6;
     }
     message Order { repeated Step steps = 1; }
     service Counter {

@@ -34,6 +34,9 @@ pub struct Step {
     pub item: Option<Item>,
     #[prost(string, tag = "5")]
     pub text: String,
+    /// In place of an item.
+    #[prost(message, optional, tag = "6")]
+    pub order: Option<Order>,
 }
 
 /// An action's message.
@@ -55,7 +58,7 @@ pub fn to(what: &str, method: &str, item: Item) -> Step {
         service: service.to_owned(),
         command: command.to_owned(),
         item: Some(item),
-        text: String::new(),
+        ..Step::default()
     }
 }
 
@@ -68,11 +71,13 @@ pub fn say(what: &str, text: &str) -> Step {
 pub fn responses(steps: Vec<Step>) -> Vec<ActionResponse> {
     let (mut responses, mut side_effects) = (Vec::new(), Vec::new());
     for step in steps {
-        let payload = step.item.as_ref().map(|item| Any {
-            // Nobody may care for the type.
-            type_url: "type.googleapis.com/odd.Type".to_owned(),
-            value: item.encode_to_vec().into(),
-        });
+        let value = match (&step.item, &step.order) {
+            (_, Some(order)) => order.encode_to_vec(),
+            (item, None) => item.clone().unwrap_or_default().encode_to_vec(),
+        };
+        // Nobody may care for the type.
+        let type_url = "type.googleapis.com/odd.Type".to_owned();
+        let payload = Some(Any { type_url, value: value.into() });
         let (service_name, command_name) = (step.service, step.command);
         let metadata = (!step.text.is_empty()).then(|| metadata("x-step", &step.text));
         let response = match step.what.as_str() {

@@ -5,6 +5,7 @@
 
 pub mod counter;
 pub mod desk;
+pub mod raw;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -13,6 +14,7 @@ use std::{
 };
 
 use api::contract::{Store, env};
+use futures::Stream;
 use proxy::config::{self, Config};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -21,7 +23,7 @@ use tokio::{
     time,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, client::Grpc, transport::Channel};
+use tonic::{Request, Response, Status, Streaming, client::Grpc, transport::Channel};
 use tonic_prost::ProstCodec;
 
 use counter::{Counter, Item, Total};
@@ -136,6 +138,19 @@ pub async fn call_desk(
     let path = format!("/counter.Desk/{method}").parse().unwrap();
     let codec = ProstCodec::<Order, Total>::default();
     time::timeout(PATIENCE, grpc.unary(request, path, codec)).await.expect("no answer at all")
+}
+
+/// The same for a method that streams its replies, with as many messages as there are.
+pub async fn stream_desk(
+    channel: Channel,
+    method: &str,
+    request: Request<impl Stream<Item = Order> + Send + 'static>,
+) -> Result<Response<Streaming<Total>>, Status> {
+    let mut grpc = Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = format!("/counter.Desk/{method}").parse().unwrap();
+    let codec = ProstCodec::<Order, Total>::default();
+    time::timeout(PATIENCE, grpc.streaming(request, path, codec)).await.expect("no answer at all")
 }
 
 /// Waits until something holds.
