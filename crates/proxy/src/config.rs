@@ -15,6 +15,8 @@ use crate::{budget, entity, journal, serve, spec::Terms, user_function};
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
 const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
 const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
+const MAX_REQUEST_SIZE: &str = "CLOUDSTATE_PROXY_MAX_REQUEST_SIZE";
+const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
 const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
 /// Variables that nobody reads although they look like ours are told of.
@@ -80,7 +82,12 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
             command,
             ..entity::Limits::default()
         },
-        edge: serve::Limits { call: command, ..serve::Limits::default() },
+        edge: serve::Limits {
+            call: command,
+            request_size: reader.read(MAX_REQUEST_SIZE, "4194304", value::message_size),
+            response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
+            ..serve::Limits::default()
+        },
         drain: Duration::from_secs(10),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
     };

@@ -69,6 +69,14 @@ pub fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
     Ok(NonZeroU64::new(bytes).unwrap_or(NonZeroU64::MIN))
 }
 
+/// The size of a message: bytes above zero, and so few that a proxy can hold several.
+pub fn message_size(text: &str) -> Result<usize, Refusal> {
+    const MAX: u64 = 16 * 1024 * 1024;
+    let bytes = integer(text, 1, MAX, "bytes as a whole number of at most 16777216")?;
+    // The maximum is far below what would not fit.
+    Ok(usize::try_from(bytes).unwrap_or(usize::MAX))
+}
+
 /// A duration with one unit, up to a day: `500ms`, `5s`, `10m`, `1h`.
 pub fn duration(text: &str) -> Result<Duration, Refusal> {
     const EXPECTED: &str =

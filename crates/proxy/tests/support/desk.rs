@@ -62,7 +62,7 @@ pub fn to(what: &str, method: &str, item: Item) -> Step {
     }
 }
 
-/// `what` is `reply` (with a number), `fail`, `status`, `nothing`, `mistype`, `loop`, or `hang`.
+/// `what` is `reply` (with a number), `large` (with a size), `headers`, `fail`, `status`, `nothing`, `mistype`, `loop`, or `hang`.
 pub fn say(what: &str, text: &str) -> Step {
     Step { what: what.to_owned(), text: text.to_owned(), ..Step::default() }
 }
@@ -79,7 +79,7 @@ pub fn responses(steps: Vec<Step>) -> Vec<ActionResponse> {
         let type_url = "type.googleapis.com/odd.Type".to_owned();
         let payload = Some(Any { type_url, value: value.into() });
         let (service_name, command_name) = (step.service, step.command);
-        let metadata = (!step.text.is_empty()).then(|| metadata("x-step", &step.text));
+        let metadata = (!step.text.is_empty()).then(|| named("x-step", &step.text));
         let response = match step.what.as_str() {
             "effect" | "send" => {
                 let synchronous = step.what == "effect";
@@ -97,6 +97,27 @@ pub fn responses(steps: Vec<Step>) -> Vec<ActionResponse> {
                 Some(action_response::Response::Forward(forward))
             }
             "reply" => Some(reply("counter.Total", &step.text)),
+            "large" => {
+                let value = Bytes::from(vec![0; step.text.parse().unwrap()]);
+                let type_url = "type.googleapis.com/counter.Total".to_owned();
+                let reply = Reply { payload: Some(Any { type_url, value }), metadata: None };
+                Some(action_response::Response::Reply(reply))
+            }
+            // Entries that a reply may have and that it may not.
+            "headers" => {
+                let mut headers = named("x-good", "yes");
+                headers.entries.extend(named("grpc-status", "9").entries);
+                let value = metadata_entry::Value::BytesValue(Bytes::from_static(&[1, 2, 3]));
+                for _ in 0..2 {
+                    let (key, value) = ("raw".to_owned(), Some(value.clone()));
+                    headers.entries.push(MetadataEntry { key, value });
+                }
+                let mut reply = reply("counter.Total", "1");
+                if let action_response::Response::Reply(reply) = &mut reply {
+                    reply.metadata = Some(headers);
+                }
+                Some(reply)
+            }
             "mistype" => Some(reply("odd.Type", &step.text)),
             "fail" => {
                 let failure = Failure { description: step.text, ..Failure::default() };
@@ -128,10 +149,10 @@ pub fn responses(steps: Vec<Step>) -> Vec<ActionResponse> {
 fn reply(output: &str, number: &str) -> action_response::Response {
     let value = Bytes::from(Total { value: number.parse().unwrap() }.encode_to_vec());
     let payload = Some(Any { type_url: format!("type.googleapis.com/{output}"), value });
-    action_response::Response::Reply(Reply { payload, metadata: Some(metadata("x-desk", number)) })
+    action_response::Response::Reply(Reply { payload, metadata: Some(named("x-desk", number)) })
 }
 
-fn metadata(key: &str, value: &str) -> Metadata {
+fn named(key: &str, value: &str) -> Metadata {
     let value = Some(metadata_entry::Value::StringValue(value.to_owned()));
     Metadata { entries: vec![MetadataEntry { key: key.to_owned(), value }] }
 }
