@@ -27,10 +27,15 @@ use crate::{
     report::Reporter,
     route::Routes,
     router::Router,
-    serve::{Edge, connections},
+    serve::{
+        Edge,
+        connections::{self, Total},
+    },
     user_function::{AddressError, UserFunction},
 };
 
+/// Bytes of answers about health that nobody has read.
+const MANAGEMENT_UNREAD_MAX: usize = 1 << 20;
 /// Answers that may wait for the router after their callers have left.
 const ORPHANS_MAX: usize = 1_024;
 
@@ -111,7 +116,8 @@ pub async fn run_on(
         let response = admin::answer(&told.now(), &request);
         async move { Ok(response) }
     };
-    tokio::spawn(connections::serve(management, answer, alive.clone(), config.drain));
+    let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
+    tokio::spawn(connections::serve(management, answer, unread, alive.clone(), config.drain));
     let _alive = alive.drop_guard();
 
     let user_function = UserFunction::new(&config.user_function, config.user_function_limits)
@@ -164,18 +170,19 @@ async fn serve(
     let reporter = Reporter::start(&user_function);
     let actions = Actions::new(user_function.clone());
     let (orphans, orphaned) = mpsc::channel(ORPHANS_MAX);
+    let budget = Budget::new(config.memory);
     let entities = Entities::new(Context {
         journal,
         writes,
         user_function,
         reporter: reporter.clone(),
         orphans,
-        budget: Budget::new(config.memory),
+        budget: budget.clone(),
         limits: config.entities,
     });
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
     router.adopt(orphaned);
-    let edge = Edge::new(router.clone(), readiness.clone(), config.edge);
+    let edge = Edge::new(router.clone(), readiness.clone(), budget.calls().clone(), config.edge);
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());

@@ -22,14 +22,21 @@ use tokio::{net::TcpListener, sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 
-use crate::{readiness::Readiness, router::Router};
+use crate::{
+    budget::{CALL, Share},
+    readiness::Readiness,
+    router::Router,
+};
 use arrivals::Arrivals;
-use connections::Peer;
+use connections::{Peer, Total};
 use health::Health;
 use reflection::Reflection;
 
 /// Asks, behind Knative, whether this container serves.
 const NETWORK_PROBE: &str = "k-network-probe";
+
+/// Calls with a stream, which may go on for ever, may take this part of the room for calls.
+const STREAMS_PART: usize = 4;
 
 /// What the edge takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,14 +45,6 @@ pub struct Limits {
     pub request_size: usize,
     /// Largest message to a caller, in bytes.
     pub response_size: usize,
-    /// Calls with one message and one reply that may be under way at once.
-    pub in_flight: usize,
-    /// Calls with a stream that may be under way at once.
-    pub streams: usize,
-    /// Calls whose message may be on its way at once.
-    pub arriving: usize,
-    /// Bytes of messages that do not come in one piece, on their way and under way.
-    pub arriving_size: usize,
     /// Longest time for a call with one message and one reply, whatever the caller's deadline.
     pub call: Duration,
 }
@@ -55,10 +54,6 @@ impl Default for Limits {
         Self {
             request_size: 4 * 1024 * 1024,
             response_size: 4 * 1024 * 1024,
-            in_flight: 4_096,
-            streams: 4_096,
-            arriving: 4_096,
-            arriving_size: 64 * 1024 * 1024,
             call: Duration::from_mins(1),
         }
     }
@@ -72,15 +67,15 @@ pub struct Edge {
     health: Health,
     reflection: Arc<Reflection>,
     limits: Limits,
-    places: Arc<Semaphore>,
     streams: Arc<Semaphore>,
+    unread: Arc<Total>,
     arrivals: Arc<Arrivals>,
 }
 
 impl Edge {
     /// An edge for the methods to which this router knows the way. What it says of its health is
-    /// what `readiness` says.
-    pub fn new(router: Router, readiness: Readiness, limits: Limits) -> Self {
+    /// what `readiness` says; calls take their room from `calls`.
+    pub fn new(router: Router, readiness: Readiness, calls: Share, limits: Limits) -> Self {
         let services = router.routes().services();
         let health = Health::new(readiness, services);
         let reflection = Arc::new(Reflection::new(router.routes().descriptors(), services));
@@ -89,9 +84,9 @@ impl Edge {
             health,
             reflection,
             limits,
-            places: Arc::new(Semaphore::new(limits.in_flight)),
-            streams: Arc::new(Semaphore::new(limits.streams)),
-            arrivals: Arrivals::new(limits.arriving, limits.arriving_size),
+            unread: Arc::new(Total::new(calls.size())),
+            streams: Arc::new(Semaphore::new(calls.size() / CALL / STREAMS_PART)),
+            arrivals: Arrivals::new(calls),
         }
     }
 
@@ -105,10 +100,11 @@ impl Edge {
             router.end_streams();
             std::future::pending::<()>().await;
         };
+        let unread = Arc::clone(&self.unread);
         let follow = self.health.clone().follow();
         let answer = move |request, peer| self.clone().answer(request, peer);
         tokio::select! {
-            () = connections::serve(listener, answer, stop.clone(), drain) => {}
+            () = connections::serve(listener, answer, unread, stop.clone(), drain) => {}
             () = end_streams => {}
             () = follow => {}
         }

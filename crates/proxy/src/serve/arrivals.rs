@@ -1,6 +1,6 @@
-//! Messages of callers as they arrive. A call whose message is still on its way costs memory and has
-//! done nothing yet, so there is a bound on the number of such calls and on their bytes; beyond it the
-//! oldest is given up, which is hardly one that means to arrive.
+//! Messages of callers as they arrive, and the room that their calls take from the memory budget. A call
+//! whose message is still on its way has done nothing yet; when room is short, the oldest of them is
+//! given up, which is hardly one that means to arrive.
 
 use std::{
     collections::BTreeMap,
@@ -14,13 +14,16 @@ use tokio::sync::oneshot;
 use tonic::Code;
 
 use super::frames::{Decoder, Next};
-use crate::entity::{Failure, FailureKind};
+use crate::{
+    budget::{CALL, Share, Taken},
+    entity::{Failure, FailureKind},
+};
 
-/// All messages that are on their way, and the large ones that are here.
+/// All calls whose messages are on their way.
 #[derive(Debug)]
 pub(super) struct Arrivals {
-    calls_max: usize,
-    bytes_max: usize,
+    /// For all calls.
+    share: Share,
     table: Mutex<Table>,
 }
 
@@ -29,20 +32,23 @@ struct Table {
     next: u64,
     /// By age.
     arriving: BTreeMap<u64, Arriving>,
-    /// Of all of these, and of what has arrived and is held.
-    bytes: usize,
 }
 
 #[derive(Debug)]
 struct Arriving {
-    bytes: usize,
+    room: usize,
     /// Dropped to give the call up.
     _give_up: oneshot::Sender<()>,
 }
 
 impl Arrivals {
-    pub(super) fn new(calls_max: usize, bytes_max: usize) -> Arc<Self> {
-        Arc::new(Self { calls_max, bytes_max, table: Mutex::default() })
+    pub(super) fn new(share: Share) -> Arc<Self> {
+        Arc::new(Self { share, table: Mutex::default() })
+    }
+
+    /// Takes room for a call that has arrived by its head alone.
+    pub(super) async fn room(&self) -> Result<Taken, Failure> {
+        self.take(CALL, None).await
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
@@ -50,87 +56,106 @@ impl Arrivals {
     }
 
     /// A place among those that are on their way.
-    fn enter(self: &Arc<Self>) -> Arrival {
+    async fn enter(self: &Arc<Self>) -> Result<Arrival, Failure> {
+        let taken = self.take(CALL, None).await?;
         let (sender, given_up) = oneshot::channel();
         let mut table = self.table();
-        if table.arriving.len() >= self.calls_max
-            && let Some((_, oldest)) = table.arriving.pop_first()
-        {
-            table.bytes -= oldest.bytes;
-        }
         let number = table.next;
         table.next += 1;
-        table.arriving.insert(number, Arriving { bytes: 0, _give_up: sender });
-        Arrival { arrivals: Arc::clone(self), number, given_up }
+        table.arriving.insert(number, Arriving { room: CALL, _give_up: sender });
+        let entry = Entry { arrivals: Arc::clone(self), number };
+        Ok(Arrival { entry, given_up, room: Room { _call: taken, message: None } })
+    }
+
+    /// Takes room, in place of calls that are on their way if need be.
+    async fn take(&self, bytes: usize, for_whom: Option<u64>) -> Result<Taken, Failure> {
+        if let Some(taken) = self.share.try_take(bytes) {
+            return Ok(taken);
+        }
+        if !self.give_up(bytes, for_whom) {
+            let text =
+                format!("calls under way have {} bytes, which is the limit", self.share.size());
+            return Err(Failure::new(FailureKind::ResourceExhausted, text));
+        }
+        // Those that were given up are about to let go.
+        Ok(self.share.take(bytes).await)
+    }
+
+    /// Gives up the oldest until that much room must come free; none when all of them are not enough.
+    fn give_up(&self, bytes: usize, except: Option<u64>) -> bool {
+        let mut table = self.table();
+        let mut freed = 0;
+        let mut chosen = Vec::new();
+        for (&number, arriving) in &table.arriving {
+            if freed >= bytes {
+                break;
+            }
+            if Some(number) != except {
+                freed += arriving.room;
+                chosen.push(number);
+            }
+        }
+        if freed < bytes {
+            return false;
+        }
+        for number in chosen {
+            table.arriving.remove(&number);
+        }
+        true
     }
 }
 
 /// One that is on its way.
 #[derive(Debug)]
 struct Arrival {
+    entry: Entry,
+    given_up: oneshot::Receiver<()>,
+    room: Room,
+}
+
+/// Its line in the table.
+#[derive(Debug)]
+struct Entry {
     arrivals: Arc<Arrivals>,
     number: u64,
-    given_up: oneshot::Receiver<()>,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        self.arrivals.table().arriving.remove(&self.number);
+    }
+}
+
+/// The room of a call and of its message.
+#[derive(Debug)]
+pub(super) struct Room {
+    _call: Taken,
+    /// None when it is small.
+    message: Option<Taken>,
 }
 
 impl Arrival {
-    /// Makes room for a message of that many bytes, in place of older ones if need be.
-    fn reserve(&self, bytes: usize) -> Result<(), Failure> {
-        let mut table = self.arrivals.table();
-        let Some(mine) = table.arriving.get_mut(&self.number) else { return Err(given_up()) };
-        if mine.bytes > 0 {
+    /// Takes room for a message of that many bytes.
+    async fn reserve(&mut self, bytes: usize) -> Result<(), Failure> {
+        if bytes <= CALL || self.room.message.is_some() {
             return Ok(());
         }
-        mine.bytes = bytes;
-        table.bytes += bytes;
-        while table.bytes > self.arrivals.bytes_max {
-            let older = table.arriving.iter().find(|(_, arriving)| arriving.bytes > 0);
-            let (&number, arriving) = older.expect("this one at least");
-            if number == self.number {
-                return Err(Failure::new(
-                    FailureKind::ResourceExhausted,
-                    format!(
-                        "large messages have {} bytes, which is the limit",
-                        self.arrivals.bytes_max
-                    ),
-                ));
-            }
-            table.bytes -= arriving.bytes;
-            table.arriving.remove(&number);
+        let Entry { arrivals, number } = &self.entry;
+        let taken = tokio::select! {
+            biased;
+            taken = arrivals.take(bytes, Some(*number)) => taken?,
+            _ = &mut self.given_up => return Err(given_up()),
+        };
+        self.room.message = Some(taken);
+        if let Some(mine) = arrivals.table().arriving.get_mut(number) {
+            mine.room = CALL + bytes;
         }
         Ok(())
     }
 
-    /// What is to be held for as long as the message is.
-    fn arrived(self) -> Held {
-        let mut table = self.arrivals.table();
-        let bytes = table.arriving.remove(&self.number).map_or(0, |arriving| arriving.bytes);
-        drop(table);
-        Held { arrivals: Arc::clone(&self.arrivals), bytes }
-    }
-}
-
-impl Drop for Arrival {
-    fn drop(&mut self) {
-        let mut table = self.arrivals.table();
-        if let Some(arriving) = table.arriving.remove(&self.number) {
-            table.bytes -= arriving.bytes;
-        }
-    }
-}
-
-/// The bytes of a message that has arrived.
-#[derive(Debug)]
-pub(super) struct Held {
-    arrivals: Arc<Arrivals>,
-    bytes: usize,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if self.bytes > 0 {
-            self.arrivals.table().bytes -= self.bytes;
-        }
+    /// What its message takes once it is here.
+    fn into_room(self) -> Room {
+        self.room
     }
 }
 
@@ -153,13 +178,13 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     }
 
     /// The only message of a call that has just begun.
-    pub(super) async fn only(&mut self) -> Result<(Bytes, Held), Failure> {
-        let arrival = self.arrivals.enter();
-        let (message, arrival) = self
-            .read(Some(arrival))
-            .await?
-            .ok_or_else(|| Failure::new(FailureKind::InvalidArgument, "the call has no message"))?;
-        Ok((message, arrival.expect("it was there before").arrived()))
+    pub(super) async fn only(&mut self) -> Result<(Bytes, Room), Failure> {
+        let arrival = self.arrivals.enter().await?;
+        let Some((message, Some(arrival))) = self.read(Some(arrival)).await? else {
+            let text = "the call has no message";
+            return Err(Failure::new(FailureKind::InvalidArgument, text));
+        };
+        Ok((message, arrival.into_room()))
     }
 
     /// The next of many; the caller may take its time between them.
@@ -176,7 +201,11 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
                 Next::Message(message) => return Ok(Some((message, arrival))),
                 Next::Part(None) => {}
                 Next::Part(Some(length)) => {
-                    arrival.get_or_insert_with(|| self.arrivals.enter()).reserve(length)?;
+                    let arriving = match &mut arrival {
+                        Some(arriving) => arriving,
+                        None => arrival.insert(self.arrivals.enter().await?),
+                    };
+                    arriving.reserve(length).await?;
                 }
             }
             let frame = match &mut arrival {
@@ -210,37 +239,64 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt as _;
+
     use super::*;
+    use crate::budget::Budget;
+
+    /// With room for so many small calls.
+    fn arrivals(calls: usize) -> Arc<Arrivals> {
+        Arrivals::new(Budget::new((calls * CALL * 4) as u64).calls().clone())
+    }
+
+    fn is_given_up(arrival: &mut Arrival) -> bool {
+        arrival.given_up.try_recv() == Err(oneshot::error::TryRecvError::Closed)
+    }
 
     #[test]
     fn the_oldest_gives_way_to_one_more() {
-        let arrivals = Arrivals::new(2, 100);
-        let mut all: Vec<_> = (0..3).map(|_| arrivals.enter()).collect();
-        let mut is_given_up = |at: usize| all[at].given_up.try_recv() == Err(closed());
-        assert!(is_given_up(0) && !is_given_up(1) && !is_given_up(2));
-        all.clear();
+        let arrivals = arrivals(2);
+        let mut all: Vec<_> =
+            (0..2).filter_map(|_| arrivals.enter().now_or_never()?.ok()).collect();
+        let mut one_more = Box::pin(arrivals.enter());
+        assert!((&mut one_more).now_or_never().is_none(), "room is about to come free");
+        assert!(is_given_up(&mut all[0]) && !is_given_up(&mut all[1]));
+        drop(all.remove(0));
+        drop(one_more.now_or_never().unwrap().unwrap());
+        drop(all);
         assert!(arrivals.table().arriving.is_empty());
-    }
-
-    fn closed() -> oneshot::error::TryRecvError {
-        oneshot::error::TryRecvError::Closed
+        assert_eq!(arrivals.share.used(), 0);
     }
 
     #[test]
-    fn large_messages_give_way_to_newer_ones_until_they_are_there() {
-        let arrivals = Arrivals::new(10, 100);
-        let (small, mut old, new) = (arrivals.enter(), arrivals.enter(), arrivals.enter());
-        old.reserve(60).unwrap();
-        new.reserve(60).unwrap();
-        assert_eq!(old.given_up.try_recv(), Err(closed()));
-        assert_eq!(arrivals.table().bytes, 60);
+    fn what_has_arrived_gives_way_to_nobody() {
+        let arrivals = arrivals(2);
+        let rooms: Vec<_> =
+            (0..2).map(|_| arrivals.enter().now_or_never().unwrap().unwrap().into_room()).collect();
+        let refused = arrivals.room().now_or_never().unwrap().unwrap_err();
+        assert_eq!(refused.kind, FailureKind::ResourceExhausted);
+        assert!(refused.message.contains("8192 bytes"), "{refused:?}");
+        drop(rooms);
+        arrivals.room().now_or_never().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_large_message_takes_its_room_from_older_ones() {
+        let arrivals = arrivals(10);
+        let enter = || arrivals.enter().now_or_never().unwrap().unwrap();
+        let (mut old, mut new) = (enter(), enter());
+        old.reserve(5 * CALL).now_or_never().unwrap().unwrap();
+        let mut growing = Box::pin(new.reserve(6 * CALL));
+        assert!((&mut growing).now_or_never().is_none());
+        assert!(is_given_up(&mut old));
         drop(old);
-        let held = new.arrived();
-        let failure = small.reserve(60).unwrap_err();
-        assert!(failure.message.contains("100 bytes"), "{failure:?}");
-        drop(small);
-        assert_eq!(arrivals.table().bytes, 60);
-        drop(held);
-        assert_eq!(arrivals.table().bytes, 0);
+        growing.now_or_never().unwrap().unwrap();
+        assert_eq!(arrivals.share.used(), 7 * CALL);
+        let room = new.into_room();
+        assert_eq!(arrivals.share.used(), 7 * CALL);
+        drop(room);
+        assert_eq!(arrivals.share.used(), 0);
+        let refused = enter().reserve(11 * CALL).now_or_never().unwrap();
+        assert_eq!(refused.unwrap_err().kind, FailureKind::ResourceExhausted);
     }
 }

@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use hyper::body::{Body, Frame};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
-use super::{connections::Unread, frames::Encoded, metadata, status};
+use super::{connections::Unread, frames::Encoded, grpc::Place, metadata, status};
 use crate::{
     entity::{Failure, FailureKind, Reply},
     router::{Router, Streamed},
@@ -61,7 +61,7 @@ pub(super) struct Many {
     gzip: bool,
     limit: usize,
     router: Router,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
 }
 
 impl Many {
@@ -71,7 +71,7 @@ impl Many {
         first: Encoded,
         (gzip, limit): (bool, usize),
         router: Router,
-        place: OwnedSemaphorePermit,
+        place: Place,
     ) -> Self {
         let later = HeaderMap::new();
         Self { replies: Some(replies), message: first, later, gzip, limit, router, _place: place }

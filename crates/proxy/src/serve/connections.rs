@@ -44,8 +44,6 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Out of file descriptors, most likely; an immediate retry would spin.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
-/// Bytes of replies that callers have not read; beyond it a connection gets one reply at a time.
-const UNREAD_MAX: usize = 64 * 1024 * 1024;
 /// How long a connection with such replies may read none of them.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -56,12 +54,26 @@ pub struct Peer {
     unread: AtomicUsize,
     /// Counts replies that were.
     read: AtomicU64,
-    /// `unread` of all connections.
-    all: Arc<AtomicUsize>,
+    all: Arc<Total>,
+}
+
+/// Replies that nobody has read, on all connections.
+#[derive(Debug)]
+pub struct Total {
+    bytes: AtomicUsize,
+    /// Beyond it a connection gets one reply at a time.
+    max: usize,
+}
+
+impl Total {
+    /// Of at most so many bytes.
+    pub fn new(max: usize) -> Self {
+        Self { bytes: AtomicUsize::new(0), max }
+    }
 }
 
 impl Peer {
-    fn new(all: Arc<AtomicUsize>) -> Arc<Self> {
+    fn new(all: Arc<Total>) -> Arc<Self> {
         Arc::new(Self { unread: AtomicUsize::new(0), read: AtomicU64::new(0), all })
     }
 
@@ -71,9 +83,9 @@ impl Peer {
     /// When this peer does not read while replies for everybody take too much room.
     pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Unread, Failure> {
         let mine = self.unread.fetch_add(bytes, Ordering::Relaxed);
-        let all = self.all.fetch_add(bytes, Ordering::Relaxed);
+        let all = self.all.bytes.fetch_add(bytes, Ordering::Relaxed);
         let unread = Unread { peer: Arc::clone(self), bytes };
-        if mine > 0 && all + bytes > UNREAD_MAX {
+        if mine > 0 && all + bytes > self.all.max {
             let text = format!("this connection has not read {mine} bytes of earlier replies");
             return Err(Failure::new(FailureKind::ResourceExhausted, text));
         }
@@ -107,7 +119,7 @@ pub(super) struct Unread {
 impl Drop for Unread {
     fn drop(&mut self) {
         self.peer.unread.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.peer.all.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.peer.all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.peer.read.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -117,6 +129,7 @@ impl Drop for Unread {
 pub async fn serve<S, F>(
     listener: TcpListener,
     service: S,
+    unread: Arc<Total>,
     stop: CancellationToken,
     drain: Duration,
 ) where
@@ -125,7 +138,6 @@ pub async fn serve<S, F>(
 {
     let (server, graceful) = (server(), GracefulShutdown::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let unread = Arc::new(AtomicUsize::new(0));
     let accept = async {
         loop {
             let place = Arc::clone(&places).acquire_owned().await;
@@ -191,21 +203,21 @@ mod tests {
 
     #[test]
     fn who_does_not_read_gets_no_more_once_all_replies_take_too_much_room() {
-        let all = Arc::new(AtomicUsize::new(0));
+        let all = Arc::new(Total::new(1_000));
         let (idle, busy) = (Peer::new(Arc::clone(&all)), Peer::new(Arc::clone(&all)));
-        let first = idle.hold(UNREAD_MAX).unwrap();
+        let first = idle.hold(1_000).unwrap();
         let failure = idle.hold(1).unwrap_err();
-        assert!(failure.message.contains("has not read 67108864 bytes"), "{failure:?}");
+        assert!(failure.message.contains("has not read 1000 bytes"), "{failure:?}");
         drop(busy.hold(1).unwrap());
         drop(busy.hold(1).unwrap());
         drop(first);
-        assert_eq!(all.load(Ordering::Relaxed), 0);
+        assert_eq!(all.bytes.load(Ordering::Relaxed), 0);
         idle.hold(1).unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_stalls_when_it_reads_nothing_for_long() {
-        let peer = Peer::new(Arc::default());
+        let peer = Peer::new(Arc::new(Total::new(1)));
         let long = UNREAD_TIMEOUT * 3;
         assert!(time::timeout(long, peer.stalls()).await.is_err(), "nothing is to be read");
         let reply = peer.hold(1).unwrap();

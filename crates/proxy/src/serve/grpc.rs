@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::OwnedSemaphorePermit,
     time::{self, Instant},
 };
 use tonic::{Status, body::Body};
@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     action::Input,
+    budget::Taken,
     entity::{Failure, FailureKind, Reply},
     route::{Method, Shape, Target},
     router::Streamed,
@@ -30,6 +31,13 @@ use protocol::cloudstate::Metadata;
 
 /// How long a stream's headers wait for what the first reply wants to put into them.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// What a call with a stream takes until it is over.
+#[derive(Debug)]
+pub(super) struct Place {
+    _among_streams: OwnedSemaphorePermit,
+    _room: Taken,
+}
 
 /// One call that has just come in.
 pub(super) struct Call {
@@ -81,14 +89,11 @@ pub(super) async fn answer(
 
 impl Call {
     async fn unary(mut self, mut messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
-        // Before the body is read: what cannot be served must not cost memory.
-        full(&self.edge.places, self.edge.limits.in_flight)?;
         let longest = Instant::now() + self.edge.limits.call;
         let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
         let metadata = self.metadata.take();
         let work = async {
-            let (message, _held) = messages.only().await?;
-            let _place = place(&self.edge.places, self.edge.limits.in_flight)?;
+            let (message, _room) = messages.only().await?;
             let left = deadline.saturating_duration_since(Instant::now());
             self.edge.router.unary(&self.method, message, metadata, Some(left)).await
         };
@@ -101,7 +106,7 @@ impl Call {
         mut self,
         messages: Messages<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        let _place = place(&self.edge.streams, self.edge.limits.streams)?;
+        let _place = self.place().await?;
         let (metadata, left) = (self.metadata.take(), self.left());
         let work = self.edge.router.client_streaming(&self.method, many(messages), metadata, left);
         let reply = match self.deadline {
@@ -117,17 +122,16 @@ impl Call {
         self,
         mut messages: Messages<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        full(&self.edge.streams, self.edge.limits.streams)?;
+        let place = self.place().await?;
         let longest = Instant::now() + self.edge.limits.call;
         let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
         let arrived = time::timeout_at(deadline, messages.only()).await;
-        let (message, _held) = arrived.unwrap_or_else(|_elapsed| Err(late()))?;
-        let place = place(&self.edge.streams, self.edge.limits.streams)?;
+        let (message, _room) = arrived.unwrap_or_else(|_elapsed| Err(late()))?;
         self.replies(Input::One(message), place).await
     }
 
     async fn streaming(self, messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
-        let place = place(&self.edge.streams, self.edge.limits.streams)?;
+        let place = self.place().await?;
         self.replies(many(messages), place).await
     }
 
@@ -141,11 +145,7 @@ impl Call {
     }
 
     /// As many as there are.
-    async fn replies(
-        mut self,
-        input: Input,
-        place: OwnedSemaphorePermit,
-    ) -> Result<Response<Body>, Failure> {
+    async fn replies(mut self, input: Input, place: Place) -> Result<Response<Body>, Failure> {
         let (metadata, deadline) = (self.metadata.take(), self.deadline);
         let mut replies = self.edge.router.stream(&self.method, input, metadata, deadline);
         let coding = (self.gzip, self.edge.limits.response_size);
@@ -179,6 +179,15 @@ impl Call {
         }
     }
 
+    /// Room for a call that may go on for ever. Such calls never take all of it.
+    async fn place(&self) -> Result<Place, Failure> {
+        let Ok(among_streams) = Arc::clone(&self.edge.streams).try_acquire_owned() else {
+            let text = "as many calls with streams are under way as memory allows";
+            return Err(Failure::new(FailureKind::ResourceExhausted, text));
+        };
+        Ok(Place { _among_streams: among_streams, _room: self.edge.arrivals.room().await? })
+    }
+
     /// What the caller's deadline leaves.
     fn left(&self) -> Option<Duration> {
         self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
@@ -196,19 +205,6 @@ fn many(messages: Messages<Incoming>) -> Input {
         }
     });
     Input::Many(messages.boxed())
-}
-
-fn full(places: &Semaphore, limit: usize) -> Result<(), Failure> {
-    if places.available_permits() > 0 { Ok(()) } else { Err(too_many(limit)) }
-}
-
-fn place(places: &Arc<Semaphore>, limit: usize) -> Result<OwnedSemaphorePermit, Failure> {
-    Arc::clone(places).try_acquire_owned().map_err(|_full| too_many(limit))
-}
-
-fn too_many(limit: usize) -> Failure {
-    let text = format!("{limit} calls are under way, which is the limit");
-    Failure::new(FailureKind::ResourceExhausted, text)
 }
 
 fn late() -> Failure {
