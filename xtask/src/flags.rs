@@ -23,6 +23,8 @@ pub enum Command {
     Test,
     /// Check the dependency arrows, and what else the compiler does not hold together
     Tidy,
+    /// Run the proxy's state machines in simulated worlds, and check its promises in each
+    Sim(Sim),
     /// Write every generated file again
     Codegen,
     /// Measure the proxy as a whole; `cargo xtask bench --help` names workloads and flags
@@ -66,4 +68,18 @@ pub struct E2e {
     /// Run only scenarios whose name contains one of these
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
+}
+
+/// Flags of `sim`.
+#[derive(Debug, Default, Args)]
+pub struct Sim {
+    /// How many worlds
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u64>,
+    /// The first of them; alone, this one only
+    #[arg(long, value_name = "SEED")]
+    pub seed: Option<u64>,
+    /// Build with optimizations, for long runs
+    #[arg(long)]
+    pub release: bool,
 }

@@ -19,6 +19,7 @@ mod network_hint;
 mod parts;
 mod progress;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 mod up;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         Command::Down => down::run(),
         Command::Test => test::run(root),
         Command::Tidy => tidy::run(root),
+        Command::Sim(flags) => sim::run(root, &flags, &mut test::Tally::default()),
         Command::Bench(passed) => bench::run(root, &passed.arguments),
         Command::Codegen => codegen::run(root),
         Command::Conformance(flags) => {

@@ -15,10 +15,11 @@ use xshell::Shell;
 use crate::{
     bench,
     e2e::{self, Cluster},
+    flags::Sim,
     host, layout,
     progress::Progress,
     run::cargo,
-    tidy,
+    sim, tidy,
 };
 
 /// Tests that ran, and how they ended.
@@ -52,6 +53,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         step("tidy", |_| tidy::run(root)),
         step("servers", |_| install_servers()),
         step("tests", |tally| cargo_test(root, tally)),
+        step("sim", |tally| sim::run(root, &Sim::default(), tally)),
         step("bench", |_| bench::short(root)),
         step("cluster", |_| {
             cluster = Some(Cluster::prepare()?);

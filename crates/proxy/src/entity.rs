@@ -5,7 +5,7 @@ mod caller;
 mod context;
 mod driver;
 mod event_sourced;
-mod history;
+pub(crate) mod history;
 pub mod machine;
 pub mod message;
 mod outbound;

@@ -19,6 +19,8 @@ pub mod report;
 pub mod route;
 pub mod router;
 pub mod serve;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 pub mod spec;
 pub mod user_function;
 

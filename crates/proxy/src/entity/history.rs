@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// A reading under way.
-pub(super) enum History {
+pub(crate) enum History {
     /// There is none.
     None,
     /// Snapshot and events, one after the other.
@@ -30,7 +30,7 @@ pub(super) enum History {
 
 impl History {
     /// Begins to read.
-    pub(super) fn load(store: &Arc<dyn Store>, kind: Kind, entity: &Arc<EntityId>) -> Self {
+    pub(crate) fn load(store: &Arc<dyn Store>, kind: Kind, entity: &Arc<EntityId>) -> Self {
         if kind != Kind::Value {
             return Self::Events(store.load(entity));
         }
@@ -42,7 +42,7 @@ impl History {
     ///
     /// # Cancel safety
     /// Nothing is lost when the future is dropped.
-    pub(super) async fn next(&mut self) -> Event {
+    pub(crate) async fn next(&mut self) -> Event {
         let event = match self {
             Self::None => return future::pending().await,
             Self::AtEnd => None,

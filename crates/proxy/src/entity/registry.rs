@@ -142,7 +142,7 @@ impl Entities {
             Err(failure) => return failure.into(),
         };
         match caller.answer().await {
-            Some(answer) if self.shared.serves() || answer.is_to_be_carried_out() => answer,
+            Some(answer) if self.shared.serves() => answer,
             Some(_) => {
                 let late = "this proxy may not own its entities any more";
                 Failure::new(FailureKind::Unavailable, late).into()

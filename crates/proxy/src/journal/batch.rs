@@ -17,7 +17,7 @@
 
 mod driver;
 
-use std::collections::{HashMap, VecDeque, hash_map};
+use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 
 use protocol::Any;
 
@@ -119,7 +119,7 @@ pub struct Batches<W, T> {
     chains: HashMap<EntityId, Chain<W, T>>,
     /// Entities with a write that may go out now, the one that waits longest first.
     ready: VecDeque<EntityId>,
-    in_flight: HashMap<BatchId, Vec<Sent<T>>>,
+    in_flight: BTreeMap<BatchId, Vec<Sent<T>>>,
     /// How many went out so far.
     begun: BatchId,
     waiting: usize,
@@ -153,7 +153,7 @@ impl<W, T> Default for Batches<W, T> {
         Self {
             chains: HashMap::new(),
             ready: VecDeque::new(),
-            in_flight: HashMap::new(),
+            in_flight: BTreeMap::new(),
             begun: 0,
             waiting: 0,
             waiting_bytes: 0,
@@ -203,6 +203,11 @@ impl<W: Write, T> Batches<W, T> {
         actions
     }
 
+    /// Whether nothing is known of a batch yet.
+    pub fn is_in_flight(&self, batch: BatchId) -> bool {
+        self.in_flight.contains_key(&batch)
+    }
+
     /// The store said nothing about a batch for longer than it may: whatever waits is refused.
     pub fn silent(&mut self, batch: BatchId, what: &str) -> Vec<Action<W, T>> {
         let mut actions = Vec::new();
@@ -212,13 +217,17 @@ impl<W: Write, T> Batches<W, T> {
             self.settle(&entity, &outcome, &mut actions);
         }
         let refused = Written::Refused(what.to_owned());
-        for chain in self.chains.values_mut() {
-            for waiting in chain.waiting.drain(..) {
+        for id in self.ready.drain(..) {
+            for waiting in self.chains.remove(&id).into_iter().flat_map(|chain| chain.waiting) {
                 release(waiting.for_whom, &refused, &mut actions);
             }
         }
-        self.chains.retain(|_, chain| chain.in_flight);
-        self.ready.clear();
+        for Sent { entity, .. } in self.in_flight.values().flatten() {
+            let chain = self.chains.get_mut(entity);
+            for waiting in chain.into_iter().flat_map(|chain| chain.waiting.drain(..)) {
+                release(waiting.for_whom, &refused, &mut actions);
+            }
+        }
         (self.waiting, self.waiting_bytes) = (0, 0);
         actions
     }
