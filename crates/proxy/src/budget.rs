@@ -90,6 +90,9 @@ impl Share {
     ///
     /// # Cancel safety
     /// A dropped future gives up its place in the line.
+    ///
+    /// # Panics
+    /// Never: the semaphore is not closed.
     pub async fn take(&self, bytes: usize) -> Taken {
         let room = Arc::clone(&self.free).acquire_many_owned(units(bytes)).await;
         Taken { permit: room.expect("the semaphore is never closed") }

@@ -1,7 +1,6 @@
 //! The memory budget, from outside.
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs, reason = "a test")]
-#![allow(dead_code, reason = "other tests use more of what is shared")]
 
 mod support;
 
@@ -70,7 +69,9 @@ async fn an_activation_waits_for_room_and_is_refused_when_none_comes() {
     assert!(status.message().contains("bytes of memory for entities are in use"), "{status:?}");
 
     let another = tokio::spawn(call(channel, "Add", Request::new(item("another", 1))));
-    busy.iter().for_each(|_caller| stand.counter.go());
+    for _caller in &busy {
+        stand.counter.go();
+    }
     for caller in busy {
         caller.await.unwrap().unwrap();
     }

@@ -50,6 +50,7 @@ pub struct State {
 
 /// What the user function said.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly every message is a reply")]
 pub enum Incoming {
     /// An answer to a command.
     Reply(Reaction),

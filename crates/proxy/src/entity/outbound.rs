@@ -163,7 +163,7 @@ mod tests {
         assert_eq!(outbound.taken().now_or_never(), Some(()));
         outbound.push(Outgoing::Init(None));
         assert_eq!(outbound.taken().now_or_never(), None);
-        let (_, taken) = tokio::join!(outbound.taken(), messages.next());
+        let ((), taken) = tokio::join!(outbound.taken(), messages.next());
         assert_eq!(taken, Some(Outgoing::Init(None)));
     }
 

@@ -17,6 +17,7 @@ fn info(service_info: Option<ServiceInfo>) -> EntitySpec {
     EntitySpec { service_info, ..spec(CART, vec![entity("shop.Cart")]) }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "reads as the field that it is")]
 fn version(major: i32, minor: i32) -> Option<ServiceInfo> {
     Some(ServiceInfo {
         protocol_major_version: major,
