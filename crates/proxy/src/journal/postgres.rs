@@ -24,6 +24,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use protocol::Any;
 use tokio::sync::watch;
+use tracing::warn;
 
 pub use self::settings::{Secret, Settings, Tls, TlsMode};
 use self::{
@@ -65,6 +66,13 @@ impl Postgres {
         let readers = pool(READERS, None);
         let taken = readers.take().await?;
         schema::ensure(&taken, schema.as_deref(), create).await?;
+        let fsync = taken.link().query("SELECT current_setting('fsync') = 'on'", &[]).await;
+        if !fsync.map_err(|failure| Error::new("look at the server", failure))?[0].get::<_, bool>(0)
+        {
+            warn!(
+                "the server runs without fsync: a crash of its machine loses what was acknowledged"
+            );
+        }
         taken.back();
         Ok(Self {
             writer: Writer::new(pool(WRITERS, None), service, &prefix),

@@ -30,18 +30,22 @@ use crate::journal::Error;
 
 /// Longest time until a connection can be used.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Longest time for a statement at the server.
-const STATEMENT: &str = "5s";
-/// Longest time that we wait for a statement: the server's own limit speaks first unless it is gone.
+/// Longest time that we wait for a statement: the server's own limit in [`SESSION`] speaks first, unless it
+/// is gone.
 const ANSWER: Duration = Duration::from_secs(6);
 /// How long nobody tries again after a failed attempt; doubles with each further one.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// Run on every new connection. A client's word that something is durable rests on `synchronous_commit`,
-/// the comparison of the epoch on `read committed`; plans of statements this small are not worth compiling.
-const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET jit = off; \
-    SET synchronous_commit = on; SET statement_timeout = '{timeout}'; SET client_min_messages = warning";
+/// Run on every new connection. Our word that something is durable rests on `synchronous_commit`, the
+/// comparison of the epoch on `read committed`. Every statement finds its rows by their key, so it is planned
+/// once, and never for the few rows that a table had when it was looked at last.
+const SESSION: &str = "SET default_transaction_isolation = 'read committed'; SET synchronous_commit = on; \
+    SET statement_timeout = '5s'; SET client_min_messages = warning; \
+    SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_bitmapscan = off; SET jit = off";
+
+/// What a server must be like.
+const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int, current_setting('server_encoding')";
 
 /// Opens connections to one server.
 #[derive(Debug)]
@@ -70,6 +74,12 @@ pub(super) struct Link {
 impl Connector {
     pub(super) fn new(settings: Settings) -> Self {
         Self { settings, failed: Mutex::new(None), notified: watch::Sender::new(0) }
+    }
+
+    /// The schema that a test chose.
+    #[cfg(test)]
+    pub(super) fn schema(&self) -> &str {
+        self.settings.schema.as_deref().unwrap()
     }
 
     /// Opens a connection, or says what kept another attempt from it a moment ago.
@@ -114,23 +124,19 @@ impl Connector {
                 self.secure().await.map_err(|refusal| refusal.text)?
             }
         };
-        client.batch_execute(&SESSION.replace("{timeout}", STATEMENT)).await.map_err(said)?;
-        let row = client
-            .query_one(
-                "SELECT pg_is_in_recovery(), current_setting('server_version_num')::int",
-                &[],
-            )
-            .await
-            .map_err(said)?;
+        client.batch_execute(SESSION).await.map_err(said)?;
+        let row = client.query_one(LOOK, &[]).await.map_err(said)?;
         if row.get(0) {
             return Err("this server is a replica: name the primary".to_owned());
         }
         let version: i32 = row.get(1);
         if version < 130_000 {
-            return Err(format!(
-                "this server is of version {}: use Postgres 13 or later",
-                version / 10_000
-            ));
+            let major = version / 10_000;
+            return Err(format!("this server is of version {major}: use Postgres 13 or later"));
+        }
+        let encoding: &str = row.get(2);
+        if encoding != "UTF8" {
+            return Err(format!("this database has encoding {encoding}: create one with UTF8"));
         }
         Ok(client)
     }

@@ -7,7 +7,6 @@ use protocol::Any;
 use tokio_postgres::Row;
 
 use super::{
-    failure::Failure,
     name::{name, unescape},
     pool::Pool,
     schema::Prefix,
@@ -51,6 +50,11 @@ pub(super) struct Reader {
 impl Reader {
     pub(super) fn new(pool: Pool, prefix: &Prefix) -> Self {
         Self { pool, page: prefix.fill(PAGE), value: prefix.fill(VALUE) }
+    }
+
+    #[cfg(test)]
+    pub(super) fn pool(&self) -> &Pool {
+        &self.pool
     }
 
     pub(super) async fn value(&self, entity: &EntityId) -> Result<(Version, Option<Any>), Error> {
@@ -148,10 +152,4 @@ fn reading(
 ) -> Error {
     let EntityId { persistence_id, key } = entity;
     Error::new(format!("read {persistence_id} {key:?} from Postgres"), source)
-}
-
-impl From<Failure> for Error {
-    fn from(failure: Failure) -> Self {
-        Self::new("ask Postgres", failure)
-    }
 }
