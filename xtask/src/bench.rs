@@ -25,14 +25,14 @@ const NODE_FILES: [&str; 3] = ["counter.js", "package.json", "package-lock.json"
 /// When something cannot be built or installed, or a workload fails.
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let progress = Progress::start(layout::logs())?;
-    let node = prepare(&progress)?;
+    let node = node(&progress)?;
     progress.say("building for speed");
     build(root, &["--release"])?;
     let figures = root.join("target/bench");
     fs::create_dir_all(&figures).with_context(|| format!("create {}", figures.display()))?;
     let json = figures.join("figures.json");
-    let mut command = program(root, &["--release"], "bench", &node);
-    command.arg("--json").arg(&json).args(arguments);
+    let mut command = program(root, &["--release"], "bench");
+    command.arg("--node").arg(node).arg("--json").arg(&json).args(arguments);
     ensure!(command.status().context("cannot run cargo")?.success(), "bench failed");
     Ok(())
 }
@@ -42,12 +42,13 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn short(root: &Path) -> Result<()> {
-    let node = prepare(&Progress::start(layout::logs())?)?;
+    let node = node(&Progress::start(layout::logs())?)?;
     build(root, &[])?;
-    let mut command = program(root, &[], "bench", &node);
+    let mut command = program(root, &[], "bench");
+    command.arg("--node").arg(node);
     ensure!(
         command
-            .args(["--short", "--store", "memory"])
+            .args(["--short", "--store", "postgres"])
             .status()
             .context("cannot run cargo")?
             .success(),
@@ -67,21 +68,27 @@ pub fn build(root: &Path, profile: &[&str]) -> Result<()> {
     Ok(())
 }
 
-fn program(root: &Path, profile: &[&str], name: &str, node: &Path) -> Command {
+/// One of the testbed's programs, ready for its own arguments.
+pub fn program(root: &Path, profile: &[&str], name: &str) -> Command {
     let mut command = cargo(root);
     command.args(["run", "--locked", "--quiet", "--package", "testbed", "--bin", name]);
-    command.args(profile).arg("--").arg("--node").arg(node);
+    command.args(profile).arg("--");
     command
 }
 
+/// Installs Postgres.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn server(progress: &Progress) -> Result<()> {
+    let path = format!("{}/postgres", postgres::PROGRAMS);
+    host::ensure_packages(&Shell::new()?, progress, &[(postgres::PACKAGE, &path)])
+}
+
 /// Installs Postgres and Node, and gives the folder of the counter on Node with its packages.
-fn prepare(progress: &Progress) -> Result<PathBuf> {
-    let server = format!("{}/postgres", postgres::PROGRAMS);
-    let packages = [
-        (postgres::PACKAGE, server.as_str()),
-        ("nodejs", "/usr/bin/node"),
-        ("npm", "/usr/bin/npm"),
-    ];
+fn node(progress: &Progress) -> Result<PathBuf> {
+    server(progress)?;
+    let packages = [("nodejs", "/usr/bin/node"), ("npm", "/usr/bin/npm")];
     host::ensure_packages(&Shell::new()?, progress, &packages)?;
     let source = layout::root().join("crates/testbed/node");
     let mut digest = Digest::new();

@@ -31,6 +31,8 @@ pub enum Command {
     Bench(Passed),
     /// Drive user functions that others wrote through the proxy, on every store
     Conformance(Conformance),
+    /// Kill proxy, user function and Postgres under load; `cargo xtask chaos --help` names the flags
+    Chaos(Passed),
     /// Run the end-to-end scenarios on the cluster, which is started when it does not run
     E2e(E2e),
 }

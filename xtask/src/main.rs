@@ -2,6 +2,7 @@
 
 mod bench;
 mod carts;
+mod chaos;
 mod cluster;
 mod codegen;
 mod conformance;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Tidy => tidy::run(root),
         Command::Sim(flags) => sim::run(root, &flags, &mut test::Tally::default()),
         Command::Bench(passed) => bench::run(root, &passed.arguments),
+        Command::Chaos(passed) => chaos::run(root, &passed.arguments),
         Command::Codegen => codegen::run(root),
         Command::Conformance(flags) => {
             conformance::run(root, &flags.filters, &mut test::Tally::default())

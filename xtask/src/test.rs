@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use xshell::Shell;
 
 use crate::{
-    bench,
+    bench, chaos,
     e2e::{self, Cluster},
     flags::Sim,
     host, layout,
@@ -55,6 +55,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         step("tests", |tally| cargo_test(root, tally)),
         step("sim", |tally| sim::run(root, &Sim::default(), tally)),
         step("bench", |_| bench::short(root)),
+        step("chaos", |_| chaos::short(root)),
         step("cluster", |_| {
             cluster = Some(Cluster::prepare()?);
             Ok(())

@@ -3,9 +3,13 @@
 use std::{
     collections::VecDeque,
     fs,
+    net::Ipv4Addr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,6 +34,14 @@ pub fn program(name: &str) -> Result<PathBuf> {
     let found = own.ancestors().skip(1).take(2).map(|folder| folder.join(name));
     let found = found.into_iter().find(|path| path.is_file());
     found.ok_or_else(|| anyhow!("no program {name} beside {}: build it first", own.display()))
+}
+
+/// A loopback address that nobody else on this machine uses, so that every port on it is free. Tests
+/// that run a proxy within their own process count from 1; these count from 128.
+pub fn own_address() -> Ipv4Addr {
+    static COUNT: AtomicU8 = AtomicU8::new(0);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, high, low, 128 + COUNT.fetch_add(1, Ordering::Relaxed) % 126)
 }
 
 /// A running process.

@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     ops::{Deref, DerefMut},
     path::Path,
-    sync::atomic::{AtomicU8, Ordering},
     time::Duration,
 };
 
@@ -18,8 +17,9 @@ use tokio::{
     time::{self, Instant},
 };
 
-use crate::process::Process;
+use crate::process::{Process, own_address};
 
+const BIND: &str = "CLOUDSTATE_PROXY_BIND";
 /// Between two looks at whether a state is reached.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How long one look may take.
@@ -43,13 +43,21 @@ pub struct Plan {
 impl Plan {
     /// A proxy in front of a user function, at an address of its own and without a store.
     pub fn new(program: impl AsRef<Path>, user_function: SocketAddr) -> Self {
-        let address = address();
+        let address = own_address();
         let plan = Self { program: program.as_ref().into(), address, environment: Vec::new() };
-        plan.with("CLOUDSTATE_PROXY_BIND", address.to_string())
+        plan.with(BIND, address.to_string())
             .with(env::USER_FUNCTION_HOST, user_function.ip().to_string())
             .with(env::USER_FUNCTION_PORT, user_function.port().to_string())
             .with(env::STORE, "none")
             .with("CLOUDSTATE_PROXY_LOG_LEVEL", "info")
+    }
+
+    /// The same at another address.
+    #[must_use]
+    pub fn moved(mut self) -> Self {
+        self.address = own_address();
+        let address = self.address.to_string();
+        self.with(BIND, address)
     }
 
     /// The same with one more variable, or another value of it.
@@ -153,12 +161,4 @@ impl DerefMut for Proxy {
     fn deref_mut(&mut self) -> &mut Process {
         &mut self.process
     }
-}
-
-/// A loopback address that nobody else on this machine uses, so that every port on it is free. Tests
-/// that run a proxy within their own process count from 1; these count from 128.
-fn address() -> Ipv4Addr {
-    static COUNT: AtomicU8 = AtomicU8::new(0);
-    let [.., high, low] = std::process::id().to_be_bytes();
-    Ipv4Addr::new(127, high, low, 128 + COUNT.fetch_add(1, Ordering::Relaxed) % 126)
 }

@@ -9,7 +9,7 @@ use tokio::{net::TcpStream, sync::Notify, time};
 
 /// How long opening a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Longest time for a call. Whatever is measured, waiting for ever is wrong.
+/// Longest time for a call unless said otherwise. Whatever is measured, waiting for ever is wrong.
 const CALL_TIMEOUT: Duration = Duration::from_secs(20);
 /// More than any call's answer, so that nobody waits for windows.
 const WINDOW: u32 = 16 * 1024 * 1024;
@@ -56,8 +56,8 @@ pub enum Broken {
     #[error("no gRPC came back: {0}")]
     Protocol(&'static str),
     /// Nothing came back.
-    #[error("no answer within {CALL_TIMEOUT:?}")]
-    Late,
+    #[error("no answer within {0:?}")]
+    Late(Duration),
 }
 
 impl Path {
@@ -120,9 +120,22 @@ impl Connection {
     /// # Errors
     /// [`Broken`] when no status came back.
     pub async fn call(&self, path: &Path, frame: Bytes) -> Result<Answer, Broken> {
-        match time::timeout(CALL_TIMEOUT, self.unbounded(path, frame)).await {
+        self.call_within(CALL_TIMEOUT, path, frame).await
+    }
+
+    /// The same with another bound on how long it may take.
+    ///
+    /// # Errors
+    /// As [`call`](Self::call).
+    pub async fn call_within(
+        &self,
+        limit: Duration,
+        path: &Path,
+        frame: Bytes,
+    ) -> Result<Answer, Broken> {
+        match time::timeout(limit, self.unbounded(path, frame)).await {
             Ok(answer) => answer,
-            Err(_elapsed) => Err(Broken::Late),
+            Err(_elapsed) => Err(Broken::Late(limit)),
         }
     }
 

@@ -20,7 +20,7 @@ use tokio::{
     time::{self, Instant, MissedTickBehavior},
 };
 
-use super::{Accounts, Answer, Broken, Connection, Latency, Path, frame};
+use super::{Accounts, Answer, Broken, Chance, Connection, Latency, Path, frame};
 use crate::counter::{Request, Total};
 
 /// Calls that an open load has under way at most; beyond, the generator itself would be what is measured.
@@ -161,7 +161,7 @@ impl Load {
             let (load, connection) = (self.clone(), pool.of(caller).clone());
             let again = again.clone();
             tasks.spawn(async move {
-                let mut chance = Chance::new(caller);
+                let mut chance = Chance::new(caller as u64);
                 let mut measured = Measured::default();
                 while again() {
                     let sent = Instant::now();
@@ -206,7 +206,7 @@ impl Load {
                 };
                 let (load, connection) = (self.clone(), pool.of(caller).clone());
                 tasks.spawn(async move {
-                    let answer = load.call(&connection, &mut Chance::new(caller)).await;
+                    let answer = load.call(&connection, &mut Chance::new(caller as u64)).await;
                     drop(place);
                     answer.map(|answer| (answer, due.elapsed()))
                 });
@@ -349,23 +349,5 @@ impl Measured {
         }
         self.refusal = self.refusal.take().or(other.refusal);
         self.unsent += other.unsent;
-    }
-}
-
-/// Cheap numbers without an order that anything could depend on; the same ones in each run.
-#[derive(Debug)]
-struct Chance(u64);
-
-impl Chance {
-    fn new(seed: usize) -> Self {
-        Self((seed as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15))
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let high = self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32;
-        usize::try_from(high).unwrap_or_default() % bound.max(1)
     }
 }
