@@ -14,6 +14,7 @@ use crate::{budget, entity, journal, serve, spec::Terms, user_function};
 
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
 const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
+const MAX_IN_FLIGHT: &str = "CLOUDSTATE_PROXY_MAX_IN_FLIGHT";
 const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
 const MAX_REQUEST_SIZE: &str = "CLOUDSTATE_PROXY_MAX_REQUEST_SIZE";
 const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
@@ -78,6 +79,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
         },
         memory: read_memory(&mut reader),
         entities: entity::Limits {
+            in_flight: reader.read(MAX_IN_FLIGHT, "32", value::limit),
             passivation: reader.read(PASSIVATION_TIMEOUT, "30s", value::pause),
             command,
             ..entity::Limits::default()
@@ -132,6 +134,7 @@ mod tests {
             ("HTTP_PORT", "eighty"),
             ("CLOUDSTATE_STORE", "redis"),
             ("CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT", "30"),
+            ("CLOUDSTATE_PROXY_MAX_IN_FLIGHT", "0"),
         ])
         .unwrap_err()
         .to_string();
@@ -140,6 +143,7 @@ mod tests {
             "CLOUDSTATE_STORE is \"redis\"",
             "none, in-memory",
             "is \"30\"",
+            "CLOUDSTATE_PROXY_MAX_IN_FLIGHT is \"0\"",
         ] {
             assert!(problems.contains(part), "{part} is missing in {problems}");
         }

@@ -63,6 +63,14 @@ pub fn unknown(words: &[&str]) -> Refusal {
     Refusal { kind: Kind::UnknownVariant, expected: format!("one of {}", words.join(", ")) }
 }
 
+/// How many of something there may be; never zero, since then nothing would go on.
+pub fn limit(text: &str) -> Result<usize, Refusal> {
+    const MAX: u64 = 1_000;
+    let limit = integer(text, 1, MAX, "a whole number")?;
+    // The maximum is far below what would not fit.
+    Ok(usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
 /// Bytes as the downward API writes them: a plain number, above zero.
 pub fn bytes(text: &str) -> Result<NonZeroU64, Refusal> {
     let bytes = integer(text, 1, u64::MAX, "bytes as a whole number")?;
@@ -189,6 +197,13 @@ mod tests {
     #[track_caller]
     fn refused<T: std::fmt::Debug>(result: Result<T, Refusal>, kind: Kind) {
         assert_eq!(result.unwrap_err().kind, kind);
+    }
+
+    #[test]
+    fn a_limit_is_never_zero() {
+        assert_eq!(limit("32").unwrap(), 32);
+        refused(limit("0"), Kind::OutOfRange);
+        refused(limit("many"), Kind::InvalidInteger);
     }
 
     #[test]
