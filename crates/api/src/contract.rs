@@ -58,7 +58,7 @@ pub mod port {
     pub const REMOTING: u16 = 2552;
     /// Name of [`REMOTING`].
     pub const REMOTING_NAME: &str = "remoting";
-    /// Reserved for the proxy's metrics.
+    /// The proxy's metrics.
     pub const METRICS: u16 = 9090;
     /// Name of [`METRICS`].
     pub const METRICS_NAME: &str = "metrics";

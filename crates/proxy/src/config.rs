@@ -30,6 +30,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where health is asked for.
     pub management: SocketAddr,
+    /// Where metrics are asked for.
+    pub metrics: SocketAddr,
     /// `host:port` of the user function.
     pub user_function: String,
     /// Bounds of the way there.
@@ -70,6 +72,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
         store,
         listen: (bind, reader.read_port(env::HTTP_PORT, port::PROXY).get()).into(),
         management: (bind, reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT).get()).into(),
+        metrics: (bind, reader.read_port(env::METRICS_PORT, port::METRICS).get()).into(),
         user_function: format!("{user_function_host}:{user_function_port}"),
         user_function_limits: user_function::Limits::default(),
         terms: Terms {
@@ -122,6 +125,7 @@ mod tests {
         let (config, warnings) = load_from(&[]).unwrap();
         assert_eq!(config.listen.to_string(), "0.0.0.0:8013");
         assert_eq!(config.management.to_string(), "0.0.0.0:8558");
+        assert_eq!(config.metrics.to_string(), "0.0.0.0:9090");
         assert_eq!(config.user_function, "127.0.0.1:8080");
         assert_eq!(config.terms.store, api::contract::Store::Sqlite);
         assert!(config.terms.protocol_check);

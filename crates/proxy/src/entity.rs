@@ -8,6 +8,7 @@ mod event_sourced;
 pub(crate) mod history;
 pub mod machine;
 pub mod message;
+mod meter;
 mod outbound;
 mod registry;
 mod room;

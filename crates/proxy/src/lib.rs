@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod entity;
 pub mod journal;
 pub mod key;
+pub mod metrics;
 pub mod ownership;
 mod proxy;
 pub mod readiness;

@@ -4,7 +4,12 @@
 mod edge;
 mod store;
 
-use std::{io, net::SocketAddr, pin::pin, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+};
 
 use api::{
     Chain,
@@ -22,6 +27,7 @@ use crate::{
     discovery::{Discovery, Outdated, Refused},
     entity::{Context, Entities},
     journal::{Batcher, Memory, Store},
+    metrics::{self, Metrics, Sources},
     ownership,
     readiness::{Part, Readiness},
     report::Reporter,
@@ -117,7 +123,21 @@ pub async fn run_on(
         async move { Ok(response) }
     };
     let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
-    tokio::spawn(connections::serve(management, answer, unread, alive.clone(), config.drain));
+    tokio::spawn(connections::serve(
+        management,
+        answer,
+        Arc::clone(&unread),
+        alive.clone(),
+        config.drain,
+    ));
+    let sources: Arc<OnceLock<Sources>> = Arc::default();
+    let told = Arc::clone(&sources);
+    let answer = move |request, _peer| {
+        let response = metrics::answer(told.get(), &request);
+        async move { Ok(response) }
+    };
+    let metrics = listen(config.metrics).await?;
+    tokio::spawn(connections::serve(metrics, answer, unread, alive.clone(), config.drain));
     let _alive = alive.drop_guard();
 
     let user_function = UserFunction::new(&config.user_function, config.user_function_limits)
@@ -138,7 +158,8 @@ pub async fn run_on(
     // What ends the service from within drains it as a stop from outside does.
     let stop = stop.child_token();
     let serving = async {
-        let served = serve(&config, user_function, routes, store, &readiness, stop.clone()).await;
+        let served =
+            serve(&config, user_function, routes, store, &readiness, &sources, stop.clone()).await;
         stop.cancel();
         served
     };
@@ -161,8 +182,11 @@ async fn serve(
     discovered: Routes,
     store: Option<Arc<dyn Store>>,
     readiness: &Readiness,
+    sources: &OnceLock<Sources>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
+    let metrics = Metrics::new(&discovered);
+    let store = store.map(|store| -> Arc<dyn Store> { Arc::new(metrics.measure(store)) });
     // Without a store no entity is ever opened, so nothing is ever kept in this one.
     let journal = store.clone().unwrap_or_else(|| Arc::new(Memory::default()));
     let writes = Batcher::new(&journal, config.entities.append);
@@ -174,15 +198,22 @@ async fn serve(
     let entities = Entities::new(Context {
         journal,
         writes,
-        user_function,
+        user_function: user_function.clone(),
+        metrics: metrics.clone(),
         reporter: reporter.clone(),
         orphans,
         budget: budget.clone(),
         limits: config.entities,
     });
+    let (counted, known) = (metrics.clone(), readiness.clone());
+    let looked_at =
+        Sources { metrics: counted, user_function, entities: entities.clone(), readiness: known };
+    // Nobody else sets it.
+    drop(sources.set(looked_at));
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
     router.adopt(orphaned);
-    let edge = Edge::new(router.clone(), readiness.clone(), budget.calls().clone(), config.edge);
+    let calls = budget.calls().clone();
+    let edge = Edge::new(router.clone(), readiness.clone(), metrics, calls, config.edge);
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());

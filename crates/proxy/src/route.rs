@@ -100,6 +100,11 @@ impl Routes {
         self.methods.get(path)
     }
 
+    /// All methods, each with its path.
+    pub fn methods(&self) -> impl Iterator<Item = (&str, &Arc<Method>)> {
+        self.methods.iter().map(|(path, method)| (path.as_str(), method))
+    }
+
     /// Full names of all services, sorted.
     pub fn services(&self) -> &[String] {
         &self.services

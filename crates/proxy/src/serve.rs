@@ -24,6 +24,7 @@ use tonic::{Status, body::Body};
 
 use crate::{
     budget::{CALL, Share},
+    metrics::{CallMetrics, Metrics},
     readiness::Readiness,
     router::Router,
 };
@@ -66,6 +67,7 @@ pub struct Edge {
     router: Router,
     health: Health,
     reflection: Arc<Reflection>,
+    metrics: Metrics,
     limits: Limits,
     streams: Arc<Semaphore>,
     unread: Arc<Total>,
@@ -75,7 +77,13 @@ pub struct Edge {
 impl Edge {
     /// An edge for the methods to which this router knows the way. What it says of its health is
     /// what `readiness` says; calls take their room from `calls`.
-    pub fn new(router: Router, readiness: Readiness, calls: Share, limits: Limits) -> Self {
+    pub fn new(
+        router: Router,
+        readiness: Readiness,
+        metrics: Metrics,
+        calls: Share,
+        limits: Limits,
+    ) -> Self {
         let services = router.routes().services();
         let health = Health::new(readiness, services);
         let reflection = Arc::new(Reflection::new(router.routes().descriptors(), services));
@@ -83,6 +91,7 @@ impl Edge {
             router,
             health,
             reflection,
+            metrics,
             limits,
             unread: Arc::new(Total::new(calls.size())),
             streams: Arc::new(Semaphore::new(calls.size() / CALL / STREAMS_PART)),
@@ -133,7 +142,12 @@ impl Edge {
         let path = request.uri().path();
         if let Some(method) = self.router.routes().find(path) {
             let method = Arc::clone(method);
-            return grpc::answer(self, peer, method, request).await;
+            let call = self.metrics.call(path).map(CallMetrics::begin);
+            let response = grpc::answer(self, peer, method, request).await;
+            return match call {
+                Some(call) => call.follow(response),
+                None => response,
+            };
         }
         match path.rsplit_once('/').map(|(service, _method)| service) {
             Some("/grpc.health.v1.Health") => self.health.answer(request).await,

@@ -241,3 +241,34 @@ async fn a_stop_lets_the_call_under_way_finish() {
     call.await.unwrap().unwrap();
     time::timeout(PATIENCE, &mut stand.proxy).await.unwrap().unwrap().unwrap();
 }
+
+#[tokio::test]
+async fn metrics_tell_of_calls_entities_store_and_process() {
+    let stand = Stand::start().await;
+    stand.value("Add", item("a", 2)).await;
+    stand.value("Add", item("b", 2)).await;
+    stand.call("Refuse", item("a", 0)).await.unwrap_err();
+    let text = stand.metrics().await;
+    assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+    for line in [
+        "text/plain; version=0.0.4; charset=utf-8",
+        "cloudstate_requests_total{protocol=\"grpc\",service=\"counter.Counter\",method=\"Add\",code=\"OK\"} 2",
+        "cloudstate_requests_total{protocol=\"grpc\",service=\"counter.Counter\",method=\"Refuse\",code=\"UNKNOWN\"} 1",
+        "cloudstate_eventsourced_activated_entities_total{entity_name=\"counter\"} 2",
+        "cloudstate_eventsourced_persisted_events_total{entity_name=\"counter\"} 2",
+        "cloudstate_eventsourced_completed_commands_total{entity_name=\"counter\"} 3",
+        "cloudstate_eventsourced_failed_commands_total{entity_name=\"counter\"} 1",
+        "cloudstate_eventsourced_entity_active_time_seconds{entity_name=\"counter\",quantile=\"0.5\"} NaN",
+        "cloudstate_store_writes_total{operation=\"append\",outcome=\"committed\"} 2",
+        "cloudstate_open_entities 2",
+        "cloudstate_user_function_streams 2",
+        "cloudstate_ownership_owned 1",
+        "cloudstate_ownership_epoch 1",
+        "cloudstate_ready 1",
+        "cloudstate_proxy_build_info{version=",
+        "process_resident_memory_bytes ",
+        "process_cpu_seconds_total ",
+    ] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+}

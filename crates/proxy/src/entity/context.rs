@@ -9,6 +9,7 @@ use super::{Answer, Limits};
 use crate::{
     budget::Budget,
     journal::{Batcher, Store},
+    metrics::Metrics,
     report::Reporter,
     route::Service,
     user_function::UserFunction,
@@ -23,6 +24,8 @@ pub struct Context {
     pub writes: Batcher,
     /// Who runs the entities' code.
     pub user_function: UserFunction,
+    /// What is counted of the entities.
+    pub metrics: Metrics,
     /// Who hears of what the user function does wrong.
     pub reporter: Reporter,
     /// Who carries out what is left of commands whose callers have gone.

@@ -21,6 +21,7 @@ use super::{
     history::History,
     machine::{Action, Event, Machine, Request, StreamEnd, Ticket, Timer},
     message::{Incoming, Write},
+    meter::Meter,
     outbound::{self, Outbound},
     room::Leaving,
     wire::{Address, Wire},
@@ -67,6 +68,7 @@ pub(super) struct Driver {
     /// Held while the entity makes room for another.
     leaving: Option<Leaving>,
     _room: Taken,
+    meter: Option<Meter>,
 }
 
 /// The user function's side of the stream.
@@ -89,6 +91,7 @@ impl Driver {
     ) -> Self {
         let in_flight = context.limits.in_flight;
         Self {
+            meter: context.metrics.entity(&service).map(Meter::new),
             machine: Machine::new(Arc::clone(&service), Arc::clone(&id), in_flight),
             context,
             service,
@@ -111,8 +114,14 @@ impl Driver {
     pub(super) async fn run(mut self, forget: impl Fn(&EntityId) -> bool + Send) {
         loop {
             let event = self.next().await;
+            let now = Instant::now();
+            let cause = self.meter.as_mut().map(|meter| meter.happens(&event, now));
+            let actions = self.machine.on(event);
+            if let (Some(meter), Some(cause)) = (&mut self.meter, cause) {
+                meter.follows(cause, &actions, now);
+            }
             let mut ended = false;
-            for action in self.machine.on(event) {
+            for action in actions {
                 ended |= action == Action::End;
                 self.perform(action);
             }

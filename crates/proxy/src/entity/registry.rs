@@ -27,8 +27,8 @@ use super::{
     room::{self, Pressure},
 };
 use crate::{
-    budget::Taken,
-    journal::{EntityId, Guard},
+    budget::{Budget, Taken},
+    journal::{EntityId, Epoch, Guard},
     route::{Method, Target},
 };
 
@@ -104,6 +104,23 @@ impl Entities {
         let until = until.saturating_duration_since(self.shared.began).as_millis();
         let until = u64::try_from(until).unwrap_or(u64::MAX);
         self.shared.until.store(until, Ordering::Relaxed);
+    }
+
+    /// The epoch of the term of ownership, while there is one.
+    pub fn epoch(&self) -> Option<Epoch> {
+        let tenure = self.shared.tenure.read().unwrap_or_else(PoisonError::into_inner);
+        tenure.as_ref().ok().map(|tenure| tenure.guard.epoch)
+    }
+
+    /// How many entities are open.
+    pub fn open_count(&self) -> usize {
+        let lock = |part: &Mutex<Part>| part.lock().unwrap_or_else(PoisonError::into_inner).len();
+        self.shared.parts.iter().map(lock).sum()
+    }
+
+    /// What they may take.
+    pub fn budget(&self) -> &Budget {
+        &self.shared.context.budget
     }
 
     /// Ends the term of ownership: commands are refused from here on and told why. Every entity may

@@ -17,13 +17,12 @@ fn info(service_info: Option<ServiceInfo>) -> EntitySpec {
     EntitySpec { service_info, ..spec(CART, vec![entity("shop.Cart")]) }
 }
 
-#[expect(clippy::unnecessary_wraps, reason = "reads as the field that it is")]
-fn version(major: i32, minor: i32) -> Option<ServiceInfo> {
-    Some(ServiceInfo {
+fn version(major: i32, minor: i32) -> ServiceInfo {
+    ServiceInfo {
         protocol_major_version: major,
         protocol_minor_version: minor,
         ..ServiceInfo::default()
-    })
+    }
 }
 
 /// The good description with one field of its entity changed.
@@ -70,23 +69,28 @@ fn answers() -> Vec<Row> {
     let memory = Store::InMemory;
     vec![
         ("no service_info", info(None), memory, &["protocol_minor_version say 0.0", "speaks 0.2"]),
-        ("an older minor version", info(version(0, 1)), memory, &["say 0.1", "speaks 0.2"]),
+        ("an older minor version", info(Some(version(0, 1))), memory, &["say 0.1", "speaks 0.2"]),
         (
             "a newer minor version",
-            info(version(0, 3)),
+            info(Some(version(0, 3))),
             memory,
             &["say 0.3", "use a support library"],
         ),
-        ("another major version", info(version(1, 2)), memory, &["protocol_major_version", "1.2"]),
+        (
+            "another major version",
+            info(Some(version(1, 2))),
+            memory,
+            &["protocol_major_version", "1.2"],
+        ),
         (
             "torn descriptors",
-            EntitySpec { proto: vec![0x0a, 0xff].into(), ..info(version(0, 2)) },
+            EntitySpec { proto: vec![0x0a, 0xff].into(), ..info(Some(version(0, 2))) },
             memory,
             &["EntitySpec.proto (2 bytes) is not a FileDescriptorSet", "--include_imports"],
         ),
         (
             "no descriptors",
-            EntitySpec { proto: vec![].into(), ..info(version(0, 2)) },
+            EntitySpec { proto: vec![].into(), ..info(Some(version(0, 2))) },
             memory,
             &["Entity.service_name \"shop.Cart\"", "which has nothing"],
         ),

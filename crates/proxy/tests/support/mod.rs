@@ -85,6 +85,11 @@ impl Stand {
         get(self.address, path).await
     }
 
+    /// What a scraper reads, head and body.
+    pub async fn metrics(&self) -> String {
+        ask((self.address, 9090).into(), "/metrics").await
+    }
+
     /// Calls a method of the counter.
     pub async fn call(&self, method: &str, item: Item) -> Result<Response<Total>, Status> {
         call(self.channel().await, method, Request::new(item)).await
@@ -104,7 +109,11 @@ impl Drop for Stand {
 
 /// What the management port at an address answers, head and body; nothing when nobody listens.
 pub async fn get(address: Ipv4Addr, path: &str) -> String {
-    let Ok(mut stream) = TcpStream::connect((address, 8558)).await else {
+    ask((address, 8558).into(), path).await
+}
+
+async fn ask(address: SocketAddr, path: &str) -> String {
+    let Ok(mut stream) = TcpStream::connect(address).await else {
         return String::new();
     };
     let request = format!("GET {path} HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
