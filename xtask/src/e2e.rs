@@ -7,6 +7,7 @@
 mod calls;
 mod cluster;
 mod evidence;
+mod load;
 mod namespace;
 mod processes;
 mod scenarios;
@@ -32,7 +33,7 @@ use crate::test::{Tally, seconds};
 const WORKERS: usize = 4;
 
 /// What all scenarios together may take.
-const BUDGET: Duration = Duration::from_mins(5);
+const BUDGET: Duration = Duration::from_mins(7);
 
 /// Brings the cluster up and runs the scenarios whose names contain one of the filters, or all.
 ///

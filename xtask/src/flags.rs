@@ -33,6 +33,8 @@ pub enum Command {
     Conformance(Conformance),
     /// Kill proxy, user function and Postgres under load; `cargo xtask chaos --help` names the flags
     Chaos(Passed),
+    /// Send the proxy what nobody would send, and see that it stands it
+    Fuzz(Fuzz),
     /// Run the end-to-end scenarios on the cluster, which is started when it does not run
     E2e(E2e),
 }
@@ -62,6 +64,20 @@ pub struct Conformance {
     /// Run only tests whose name contains one of these
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,
+}
+
+/// Flags of `fuzz`.
+#[derive(Debug, Args)]
+pub struct Fuzz {
+    /// How long each target is tried
+    #[arg(long, value_name = "N", default_value_t = 60)]
+    pub seconds: u64,
+    /// Where the inputs come from; another number each time if not given
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Try this one input, as a failure has printed it
+    #[arg(long, value_name = "HEX")]
+    pub input: Option<String>,
 }
 
 /// Flags of `e2e`.

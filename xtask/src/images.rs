@@ -1,5 +1,7 @@
 //! Container images: from a Dockerfile and a few static programs to an archive whose tag names its content.
 
+pub mod debian;
+
 use std::{
     collections::BTreeMap,
     fs,

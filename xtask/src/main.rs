@@ -11,6 +11,7 @@ mod down;
 mod e2e;
 mod first_calls;
 mod flags;
+mod fuzz;
 mod golang;
 mod host;
 mod images;
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
         Command::Conformance(flags) => {
             conformance::run(root, &flags.filters, &mut test::Tally::default())
         }
+        Command::Fuzz(flags) => fuzz::run(root, &flags),
         Command::E2e(flags) => e2e::run(&flags.filters),
     };
     match outcome {

@@ -307,3 +307,36 @@ fn failure(status: &Status) -> Failure {
     }
     Failure::new(FailureKind::Unavailable, "the connection to the user function broke")
 }
+
+#[cfg(test)]
+mod tests {
+    use prost::Message as _;
+    use protocol::cloudstate;
+    use testbed::fuzz::{Shape, fuzz};
+
+    use super::*;
+
+    /// Whatever can be decoded is an answer, and an answer without content is none.
+    #[test]
+    fn fuzz_action_responses() {
+        let payload = Some(Any { type_url: "type.googleapis.com/A".to_owned(), value: "a".into() });
+        let reply = cloudstate::Reply { payload: payload.clone(), ..cloudstate::Reply::default() };
+        let forward = cloudstate::Forward { payload, ..cloudstate::Forward::default() };
+        let failure = cloudstate::Failure::default();
+        let effect = cloudstate::SideEffect { service_name: "S".to_owned(), ..Default::default() };
+        let corpus =
+            [Response::Reply(reply), Response::Forward(forward), Response::Failure(failure)].map(
+                |response| {
+                    let side_effects = vec![effect.clone()];
+                    ActionResponse { response: Some(response), side_effects }.encode_to_vec()
+                },
+            );
+        fuzz("action responses", Shape::Protobuf, corpus.to_vec(), |input| {
+            let Ok(response) = ActionResponse::decode(input) else { return };
+            let (effects, silent) = (response.side_effects.len(), response.response.is_none());
+            let answer = answer(response);
+            assert_eq!(answer.effects.len(), effects);
+            assert!(!silent || answer.then == Then::Nothing);
+        });
+    }
+}

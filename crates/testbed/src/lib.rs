@@ -1,6 +1,7 @@
 //! Real parts for tests, measurements and chaos. Nothing here ships.
 
 pub mod counter;
+pub mod fuzz;
 pub mod ledger;
 pub mod load;
 pub mod postgres;

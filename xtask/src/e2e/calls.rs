@@ -16,7 +16,7 @@ const CART: &str = "com.example.shoppingcart.ShoppingCart";
 /// A caller of one shopping cart service.
 pub(super) struct Caller<'a> {
     cluster: &'a Cluster,
-    address: String,
+    pub(super) address: String,
 }
 
 impl<'a> Caller<'a> {
@@ -65,6 +65,20 @@ impl<'a> Caller<'a> {
         let expected = [("apples".to_owned(), 2), ("pears".to_owned(), 3)];
         ensure!(cart == expected, "the cart of {user} holds {cart:?}");
         Ok(())
+    }
+
+    /// What the server says of itself: `list`, or `describe` and what.
+    pub(super) fn reflect(&self, question: &[&str]) -> anyhow::Result<String> {
+        let output = self
+            .cluster
+            .grpcurl()
+            .args(["-plaintext", "-connect-timeout", "2", "-max-time", "5", &self.address])
+            .args(question)
+            .output()
+            .context("cannot run grpcurl")?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "grpcurl {}: {}", question.join(" "), errors.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
     /// One call, once.

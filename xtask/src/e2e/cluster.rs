@@ -1,13 +1,14 @@
 //! The cluster that the scenarios run on.
 
-use std::{process::Command, time::Duration};
+use std::{path::PathBuf, process::Command, time::Duration};
 
 use anyhow::{Context as _, ensure};
 
 use super::wait::until;
 use crate::{
     cluster,
-    images::{self, Image, Recipe},
+    images::{self, Image, Recipe, debian},
+    install::References,
     layout,
     progress::Progress,
     run::cargo,
@@ -25,6 +26,10 @@ pub struct Cluster {
     running: Running,
     /// Image of the scripted user function, with its tag.
     pub(super) scripted: String,
+    /// Image of the Postgres in `samples/shopping-cart/postgres.yaml`.
+    postgres: Image,
+    /// The program that calls shopping carts.
+    pub(super) carts: PathBuf,
 }
 
 impl Cluster {
@@ -37,7 +42,10 @@ impl Cluster {
         let running = up::ensure(&progress)?;
         let scripted = scripted_function(&progress)?;
         cluster::import(&progress, &scripted)?;
-        Ok(Self { running, scripted: scripted.reference() })
+        let postgres = postgres(&progress)?;
+        cluster::import(&progress, &postgres)?;
+        let carts = carts(&progress)?;
+        Ok(Self { running, scripted: scripted.reference(), postgres, carts })
     }
 
     /// Image of the shopping cart, with its tag.
@@ -52,7 +60,9 @@ impl Cluster {
 
     /// The text with the images of this run in place of those that manifests name.
     pub(super) fn with_images(&self, manifest: &str) -> String {
-        self.running.references.substitute(manifest)
+        let Image { repository, .. } = &self.postgres;
+        let postgres = References::new(vec![(repository.clone(), self.postgres.reference())]);
+        postgres.substitute(&self.running.references.substitute(manifest))
     }
 
     /// Calls gRPC services.
@@ -106,4 +116,27 @@ fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
         programs: vec![folder.join(target).join("release/examples/scripted_discovery")],
     };
     images::build(progress, &recipe)
+}
+
+/// The Postgres that the scenarios run on.
+fn postgres(progress: &Progress) -> anyhow::Result<Image> {
+    let packages = ["base-files", "coreutils", "dash", "postgresql-15"];
+    let base = debian::unpacked(progress, "postgresql", &packages)?;
+    let folder = layout::root().join("xtask/parts/postgres");
+    let recipe = Recipe {
+        name: "postgres".to_owned(),
+        version: "15".to_owned(),
+        programs: vec![base, folder.join("start"), folder.join("passwd")],
+        dockerfile: folder,
+    };
+    images::build(progress, &recipe)
+}
+
+/// The program that calls shopping carts and keeps a ledger. It runs on this machine, and is built beside us.
+fn carts(progress: &Progress) -> anyhow::Result<PathBuf> {
+    let mut build = cargo(&layout::root());
+    build.args(["build", "--locked", "--package", "testbed", "--bin", "carts"]);
+    progress.run("build-carts", build, Duration::from_mins(15))?;
+    let us = std::env::current_exe().context("cannot tell where xtask is")?;
+    Ok(us.with_file_name("carts"))
 }

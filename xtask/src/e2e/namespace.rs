@@ -62,6 +62,14 @@ impl<'a> Namespace<'a> {
         text(Ok(output), &["apply", "--filename=-"]).with_context(|| format!("applying\n{yaml}"))
     }
 
+    /// Applies YAML; what kubectl says to the user besides, such as warnings.
+    pub(super) fn apply_aloud(&self, yaml: &str) -> anyhow::Result<String> {
+        let output = self.try_apply(yaml)?;
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.success(), "{told}\napplying\n{yaml}");
+        Ok(told)
+    }
+
     /// Applies YAML that must be refused; what kubectl says to the user.
     pub(super) fn refused(&self, yaml: &str) -> anyhow::Result<String> {
         let output = self.try_apply(yaml)?;

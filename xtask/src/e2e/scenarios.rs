@@ -6,6 +6,8 @@ mod footprint;
 mod life;
 mod manifests;
 mod operator;
+mod postgres;
+mod reflection;
 mod shape;
 
 use super::namespace::Namespace;
@@ -45,10 +47,16 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(bad_input::unknown_entity_type),
     scenario!(bad_input::event_sourced_without_datastore),
     scenario!(bad_input::image_that_does_not_exist),
+    scenario!(postgres::cart_on_postgres_survives_its_pod),
+    scenario!(postgres::replicas_are_pinned_with_a_store),
+    scenario!(postgres::credentials_that_do_not_work),
+    scenario!(reflection::service_describes_itself_to_grpcurl),
     scenario!(footprint::images_are_small),
     scenario!(footprint::idle_memory, alone),
     scenario!(life::killed_proxy_is_back_within_two_seconds, alone),
     scenario!(drift::edits_by_hand_are_restored_within_two_seconds, alone),
+    scenario!(postgres::postgres_restarted_under_load, alone),
+    scenario!(postgres::rolling_update_under_load, alone),
     scenario!(operator::restart_changes_no_object, alone),
 ];
 

@@ -508,6 +508,8 @@ fn unreachable(texts: &Texts) -> Failure {
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod random;
 #[cfg(test)]
 mod tests;

@@ -19,6 +19,20 @@ pub(super) fn sample(cluster: &Cluster) -> anyhow::Result<String> {
     Ok(cluster.with_images(&text))
 }
 
+/// The sample on a Postgres of its own, as it lies in `samples/`.
+pub(super) fn on_postgres(cluster: &Cluster) -> anyhow::Result<String> {
+    let path = layout::root().join("samples/shopping-cart/postgres.yaml");
+    let text =
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(cluster.with_images(&text))
+}
+
+/// The store of the sample on Postgres, with its credentials in that Secret.
+pub(super) fn postgres_store(secret: &str) -> String {
+    let config = format!("{{service: carts-db, credentialsFromSecret: {{name: {secret}}}}}");
+    format!("{}  deployment: Unmanaged\n  config: {config}\n", store("Postgres"))
+}
+
 /// A store of that type.
 pub(super) fn store(kind: &str) -> String {
     format!(
