@@ -103,9 +103,10 @@ fn copy(sample: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What belongs to the sample, in order; not what somebody who tried it has installed there.
+/// What the sample needs, in order; not what somebody who tried it has installed there.
 fn files(sample: &Path) -> Result<Vec<PathBuf>> {
-    const INSTALLED: [&str; 4] = ["node_modules", "user-function.desc", "venv", "__pycache__"];
+    const OTHERS: [&str; 5] =
+        ["README.md", "node_modules", "user-function.desc", "venv", "__pycache__"];
     let mut found = Vec::new();
     let mut folders = vec![PathBuf::new()];
     while let Some(folder) = folders.pop() {
@@ -113,7 +114,7 @@ fn files(sample: &Path) -> Result<Vec<PathBuf>> {
         for entry in fs::read_dir(&path).with_context(|| format!("read {}", path.display()))? {
             let entry = entry?;
             let path = folder.join(entry.file_name());
-            if INSTALLED.iter().any(|name| path.ends_with(name)) {
+            if OTHERS.iter().any(|name| path.ends_with(name)) {
                 continue;
             }
             if entry.file_type()?.is_dir() {

@@ -20,11 +20,24 @@ use crate::{
     test::{Tally, install_servers},
 };
 
-/// Runs the tests whose names contain one of the filters, or all, and counts them.
+/// Builds proxy and driver, and runs the tests whose names contain one of the filters, or all.
 ///
 /// # Errors
 /// That a test failed, or that a part cannot be had.
-pub fn run(root: &Path, filters: &[String], tally: &mut Tally) -> Result<()> {
+pub fn run(root: &Path, filters: &[String]) -> Result<()> {
+    let mut build = cargo(root);
+    build.args(["build", "--locked", "--package", "proxy", "--package", "conformance"]);
+    let status = build.status().context("cannot run cargo")?;
+    ensure!(status.success(), "proxy or driver did not compile");
+    drive(root, filters, &mut Tally::default())
+}
+
+/// Runs the tests with the programs that are there, and counts them. The tests of the workspace leave both
+/// programs behind; built by themselves they would want most crates again, with other features.
+///
+/// # Errors
+/// That a test failed, or that a part cannot be had.
+pub fn drive(root: &Path, filters: &[String], tally: &mut Tally) -> Result<()> {
     let progress = Progress::start(layout::logs())?;
     let sh = Shell::new()?;
     let models = if parts::TCK_MODELS.is_built()? {
@@ -35,8 +48,10 @@ pub fn run(root: &Path, filters: &[String], tally: &mut Tally) -> Result<()> {
     let node = carts::node(&sh, &progress)?;
     let python = carts::python(&sh, &progress)?;
     install_servers()?;
-    progress.say("building the proxy and what drives user functions through it");
-    let programs = programs(root)?;
+    let target =
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let programs = target.join("debug");
+    progress.say("driving the user functions through the proxy, on every store");
     let mut driver = Command::new(programs.join("conformance"));
     driver.arg("--proxy").arg(programs.join("proxy"));
     driver.arg("--models").arg(models.join("tck-models"));
@@ -53,17 +68,6 @@ pub fn run(root: &Path, filters: &[String], tally: &mut Tally) -> Result<()> {
     let status = child.wait().context("cannot wait for the driver")?;
     ensure!(status.success(), "some do not conform");
     Ok(())
-}
-
-/// Builds proxy and driver as tests are built, and says where they are.
-fn programs(root: &Path) -> Result<PathBuf> {
-    let mut build = cargo(root);
-    build.args(["build", "--locked", "--package", "proxy", "--package", "conformance"]);
-    let status = build.status().context("cannot run cargo")?;
-    ensure!(status.success(), "proxy or driver did not compile");
-    let target =
-        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    Ok(target.join("debug"))
 }
 
 /// Reads `conformance: 3 passed, 0 failed`, with which the driver ends.

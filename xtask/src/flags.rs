@@ -19,7 +19,7 @@ pub enum Command {
     Up(Up),
     /// Stop that Kubernetes and leave nothing of it behind, except for the cache
     Down,
-    /// Format, lints, tidy, every test of the workspace, then the end-to-end scenarios
+    /// Format, lints, tidy, every test of the workspace, conformance, then the end-to-end scenarios
     Test,
     /// Check the dependency arrows, and what else the compiler does not hold together
     Tidy,

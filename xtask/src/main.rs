@@ -42,9 +42,7 @@ fn main() -> ExitCode {
         Command::Bench(passed) => bench::run(root, &passed.arguments),
         Command::Chaos(passed) => chaos::run(root, &passed.arguments),
         Command::Codegen => codegen::run(root),
-        Command::Conformance(flags) => {
-            conformance::run(root, &flags.filters, &mut test::Tally::default())
-        }
+        Command::Conformance(flags) => conformance::run(root, &flags.filters),
         Command::Fuzz(flags) => fuzz::run(root, &flags),
         Command::E2e(flags) => e2e::run(&flags.filters),
     };

@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail, ensure};
 use xshell::Shell;
 
 use crate::{
-    bench, chaos,
+    bench, chaos, conformance,
     e2e::{self, Cluster},
     flags::Sim,
     host, layout,
@@ -55,6 +55,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         step("tests", |tally| cargo_test(root, tally)),
         step("sim", |tally| sim::run(root, &Sim::default(), tally)),
         step("bench", |_| bench::short(root)),
+        step("conformance", |tally| conformance::drive(root, &[], tally)),
         step("chaos", |_| chaos::short(root)),
         step("cluster", |_| {
             cluster = Some(Cluster::prepare()?);
@@ -73,7 +74,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
             Tally { passed: 0, failed: 0 } => String::new(),
             Tally { passed, failed } => format!("  {passed} passed, {failed} failed"),
         };
-        println!("  {name:<8}{:<8}{:>8}{counted}", word(outcome), seconds(*took));
+        println!("  {name:<12}{:<8}{:>8}{counted}", word(outcome), seconds(*took));
         if outcome.is_err() {
             failed.push(*name);
         }

@@ -6,9 +6,9 @@ use tonic::{Code, Status, transport::Channel};
 
 use crate::{
     caller::outcome,
-    function::Running,
+    function::Function,
     models::cart::{
-        AddLineItem, Cart, GetShoppingCart, LineItem, RemoveLineItem,
+        self, AddLineItem, GetShoppingCart, LineItem, RemoveLineItem,
         shopping_cart_client::ShoppingCartClient,
     },
     report::Report,
@@ -17,51 +17,57 @@ use crate::{
 };
 
 /// What is checked of each cart, in this order: each user's cart lasts from step to step.
-const STEPS: [&str; 5] = [
+pub const STEPS: &[&str] = &[
     "items_are_added_and_removed",
     "a_refusal_reaches_the_caller",
     "carts_do_not_mix",
     "the_cart_outlives_the_user_function",
     "the_cart_outlives_the_proxy",
+    "the_proxy_serves_and_leaves",
 ];
 
 /// Whose cart it is.
 const USER: &str = "somebody";
 
-/// Whether any step of this cart is wanted.
-pub fn is_wanted(cart: &str, wanted: impl Fn(&str) -> bool) -> bool {
-    STEPS.iter().any(|step| wanted(&format!("{cart}::{step}")))
+/// A cart, and how the proxy in front of it is set up.
+#[derive(Debug)]
+pub struct Cart {
+    pub name: &'static str,
+    pub function: Function,
+    pub settings: &'static [(&'static str, &'static str)],
 }
 
-/// Checks one cart in one store.
-///
-/// # Errors
-/// When the proxy does not get ready.
-pub async fn check(
-    parts: &Parts,
-    setup: Setup,
-    (cart, function): (&str, &mut Running),
-    settings: &[(&str, &str)],
-    report: &mut Report,
-) -> Result<()> {
-    let mut stand = Stand::start(parts, setup, function.address, settings).await?;
-    for step in STEPS {
-        let outcome = match step {
-            "items_are_added_and_removed" => items_are_added_and_removed(&stand).await,
-            "a_refusal_reaches_the_caller" => a_refusal_reaches_the_caller(&stand).await,
-            "carts_do_not_mix" => carts_do_not_mix(&stand).await,
-            "the_cart_outlives_the_user_function" => {
-                function.replace().await?;
-                is_still_there(&stand).await
-            }
-            _ => {
-                stand.replace_proxy().await?;
-                is_still_there(&stand).await
-            }
-        };
-        report.add(&format!("{cart}::{step}"), &setup.to_string(), &outcome);
+impl Cart {
+    /// Whether any step is wanted; then all are taken.
+    pub fn is_wanted(&self, wanted: impl Fn(&str) -> bool) -> bool {
+        STEPS.iter().any(|step| wanted(&self.row(step)))
     }
-    stand.leave().await
+
+    fn row(&self, step: &str) -> String {
+        format!("{}::{step}", self.name)
+    }
+
+    /// Takes all steps, with one setup and a user function of its own.
+    pub async fn check(&self, parts: &Parts, setup: Setup) -> Report {
+        let mut report = Report::new(setup);
+        let outcome = self.in_one_life(parts, setup, &mut report).await;
+        report.add(&self.row("the_proxy_serves_and_leaves"), &outcome);
+        report
+    }
+
+    async fn in_one_life(&self, parts: &Parts, setup: Setup, report: &mut Report) -> Result<()> {
+        let mut function = self.function.clone().start().await?;
+        let mut stand = Stand::start(parts, setup, function.address, self.settings).await?;
+        let mut add = |step: &str, outcome: Result<()>| report.add(&self.row(step), &outcome);
+        add("items_are_added_and_removed", items_are_added_and_removed(&stand).await);
+        add("a_refusal_reaches_the_caller", a_refusal_reaches_the_caller(&stand).await);
+        add("carts_do_not_mix", carts_do_not_mix(&stand).await);
+        function.replace().await?;
+        add("the_cart_outlives_the_user_function", is_still_there(&stand).await);
+        stand.replace_proxy().await?;
+        add("the_cart_outlives_the_proxy", is_still_there(&stand).await);
+        stand.leave().await
+    }
 }
 
 fn item(product: &str, quantity: i32) -> LineItem {
@@ -81,7 +87,7 @@ async fn client(stand: &Stand) -> Result<ShoppingCartClient<Channel>> {
     Ok(ShoppingCartClient::new(stand.channel().await?))
 }
 
-async fn get(stand: &Stand, user: &str) -> Result<Result<Cart, Status>> {
+async fn get(stand: &Stand, user: &str) -> Result<Result<cart::Cart, Status>> {
     let request = GetShoppingCart { user_id: user.to_owned() };
     let cart = outcome(client(stand).await?.get_cart(request)).await?;
     Ok(cart.map(tonic::Response::into_inner))

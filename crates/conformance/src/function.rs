@@ -11,7 +11,7 @@ use testbed::process::Process;
 use tokio::{net::TcpStream, process::Command, time};
 
 /// How long a user function may take until it listens.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_mins(1);
 /// Between two looks at whether it does.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 

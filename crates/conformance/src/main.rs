@@ -20,9 +20,11 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Instant};
 
 use anyhow::Result;
 use clap::Parser;
+use futures::{StreamExt as _, stream};
 use testbed::postgres::Postgres;
 
 use crate::{
+    carts::Cart,
     function::Function,
     report::Report,
     stand::{Parts, Setup, Stand, Store},
@@ -63,7 +65,12 @@ const SETUPS: [Setup; 6] = [
 ];
 
 /// These libraries say no version.
-const UNCHECKED: (&str, &str) = ("CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK", "false");
+const UNCHECKED: &[(&str, &str)] = &[("CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK", "false")];
+
+/// That the proxy gets ready at the beginning and goes in peace at the end.
+const SERVES: &str = "proxy::serves_and_leaves";
+/// That there was nothing on the wire but what tests expected.
+const SILENT: &str = "wire::nothing_else_was_said";
 
 #[tokio::main]
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this program talks to a person")]
@@ -89,47 +96,60 @@ async fn run(flags: &Flags) -> Result<Report> {
     let parts = Parts { proxy: flags.proxy.clone(), postgres: Postgres::start().await? };
     let setups = || SETUPS.into_iter().filter(|setup| setup.to_string().contains(&flags.on));
     let mut report = Report::default();
-
-    let mut models = Function::models(&flags.models).start().await?;
     let chosen: Vec<_> =
         obligations::MODELS.iter().copied().flatten().filter(|test| wanted(test.name)).collect();
-    for setup in setups().filter(|_| !chosen.is_empty()) {
-        on_models(&parts, setup, &models, &chosen, &mut report).await?;
+    if !chosen.is_empty() {
+        let models = Function::models(&flags.models).start().await?;
+        let all = setups().map(|setup| on_models(&parts, setup, &models, &chosen));
+        run_all(all, &mut report).await;
     }
-
+    let carts = [
+        Cart { name: "go_cart", function: Function::models(&flags.models), settings: &[] },
+        Cart { name: "node_cart", function: Function::node(&flags.node), settings: UNCHECKED },
+        Cart {
+            name: "python_cart",
+            function: Function::python(&flags.python),
+            settings: UNCHECKED,
+        },
+    ];
     // Carts outlive the proxy, so they need a store that does.
     let setups = || setups().filter(|setup| setup.store != Store::InMemory);
-    if carts::is_wanted("go_cart", wanted) {
-        for setup in setups() {
-            let cart = ("go_cart", &mut models);
-            carts::check(&parts, setup, cart, &[], &mut report).await?;
-        }
-    }
-    for (name, function) in [
-        ("node_cart", Function::node(&flags.node)),
-        ("python_cart", Function::python(&flags.python)),
-    ] {
-        if !carts::is_wanted(name, wanted) {
-            continue;
-        }
-        let mut cart = function.start().await?;
-        for setup in setups() {
-            let cart = (name, &mut cart);
-            carts::check(&parts, setup, cart, &[UNCHECKED], &mut report).await?;
-        }
-    }
+    let wanted = carts.iter().filter(|cart| cart.is_wanted(wanted));
+    let all = wanted.flat_map(|cart| setups().map(|setup| cart.check(&parts, setup)));
+    run_all(all, &mut report).await;
     Ok(report)
 }
 
-/// Everything that holds in front of the models, in one proxy's life.
+/// Runs a few at a time, since each of them mostly waits.
+async fn run_all(all: impl Iterator<Item = impl Future<Output = Report>>, report: &mut Report) {
+    const AT_ONCE: usize = 3;
+    let mut parts = stream::iter(all).buffered(AT_ONCE);
+    while let Some(part) = parts.next().await {
+        report.add_all(part);
+    }
+}
+
+/// What holds in front of the models, with one setup.
 async fn on_models(
+    parts: &Parts,
+    setup: Setup,
+    models: &function::Running,
+    chosen: &[&Obligation],
+) -> Report {
+    let mut report = Report::new(setup);
+    let outcome = in_one_life(parts, setup, models, chosen, &mut report).await;
+    report.add(SERVES, &outcome);
+    report
+}
+
+/// The same, from the proxy's beginning to its end.
+async fn in_one_life(
     parts: &Parts,
     setup: Setup,
     models: &function::Running,
     chosen: &[&Obligation],
     report: &mut Report,
 ) -> Result<()> {
-    let column = setup.to_string();
     let mut stand = Stand::start(parts, setup, models.address, &[]).await?;
     let channel = stand.channel().await?;
     for obligation in chosen {
@@ -137,12 +157,28 @@ async fn on_models(
             wire: Arc::clone(&stand.wire),
             channel: channel.clone(),
             proxy: stand.proxy.calls(),
+            info: stand.info.clone(),
             id: obligation.name.replace("::", "-"),
         };
-        report.add(obligation.name, &column, &obligation.check(test).await);
+        report.add(obligation.name, &obligation.check(test).await);
     }
     drop(channel);
-    report.add("proxy::leaves_in_time", &column, &stand.leave().await);
-    report.add("wire::nothing_else_was_said", &column, &stand.wire.silence());
-    Ok(())
+    let left = stand.leave().await;
+    report.add(SILENT, &stand.wire.silence());
+    left
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_is_documented_with_what_it_shows() {
+        let docs = include_str!("../../../docs/conformance.md");
+        let models = obligations::MODELS.iter().copied().flatten().map(|test| test.name.to_owned());
+        let carts = carts::STEPS.iter().map(|step| format!("…::{step}"));
+        for name in models.chain(carts).chain([SERVES.to_owned(), SILENT.to_owned()]) {
+            assert!(docs.contains(&format!("`{name}`")), "docs/conformance.md lacks {name}");
+        }
+    }
 }

@@ -7,6 +7,8 @@ use anyhow::Error;
 /// Outcomes of all tests, by name and column.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// The column that outcomes go to.
+    column: String,
     columns: Vec<String>,
     /// In the order in which tests came first.
     rows: Vec<String>,
@@ -14,19 +16,40 @@ pub struct Report {
 }
 
 impl Report {
+    /// A report of one column.
+    pub fn new(column: impl fmt::Display) -> Self {
+        Self { column: column.to_string(), ..Self::default() }
+    }
+
     /// Notes an outcome, and says at once what does not hold.
     #[expect(clippy::print_stdout, reason = "this program talks to a person")]
-    pub fn add(&mut self, name: &str, column: &str, outcome: &Result<(), Error>) {
+    pub fn add(&mut self, name: &str, outcome: &Result<(), Error>) {
+        let column = self.column.clone();
         if let Err(error) = outcome {
             println!("FAILED {name} on {column}: {error:#}");
         }
-        if !self.columns.iter().any(|known| known == column) {
-            self.columns.push(column.to_owned());
+        self.note(name.to_owned(), column, outcome.is_ok());
+    }
+
+    /// Takes over what another report holds.
+    pub fn add_all(&mut self, mut other: Self) {
+        for row in other.rows {
+            for column in &other.columns {
+                if let Some(passed) = other.cells.remove(&(row.clone(), column.clone())) {
+                    self.note(row.clone(), column.clone(), passed);
+                }
+            }
         }
-        if !self.rows.iter().any(|known| known == name) {
-            self.rows.push(name.to_owned());
+    }
+
+    fn note(&mut self, row: String, column: String, passed: bool) {
+        if !self.columns.contains(&column) {
+            self.columns.push(column.clone());
         }
-        self.cells.insert((name.to_owned(), column.to_owned()), outcome.is_ok());
+        if !self.rows.contains(&row) {
+            self.rows.push(row.clone());
+        }
+        self.cells.insert((row, column), passed);
     }
 
     /// How many passed, and how many did not.
@@ -62,10 +85,12 @@ mod tests {
 
     #[test]
     fn a_table_has_a_cell_for_each_test_and_column() {
-        let mut report = Report::default();
-        report.add("a::b", "sqlite/1", &Ok(()));
-        report.add("a::b", "sqlite/32", &Err(anyhow::anyhow!("no")));
-        report.add("c", "sqlite/32", &Ok(()));
+        let mut report = Report::new("sqlite/1");
+        report.add("a::b", &Ok(()));
+        let mut other = Report::new("sqlite/32");
+        other.add("a::b", &Err(anyhow::anyhow!("no")));
+        other.add("c", &Ok(()));
+        report.add_all(other);
         let table =
             "      sqlite/1  sqlite/32\na::b  ok        FAILED   \nc     -         ok       ";
         assert_eq!(report.to_string(), table);

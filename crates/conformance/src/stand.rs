@@ -2,7 +2,8 @@
 
 use std::{fmt, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail, ensure};
+use protocol::cloudstate::ProxyInfo;
 use tempfile::TempDir;
 use testbed::{
     postgres::Postgres,
@@ -10,10 +11,10 @@ use testbed::{
 };
 use tonic::transport::Channel;
 
-use crate::wire::Wire;
+use crate::wire::{Item, Message, Rpc, Wire};
 
 /// How long a proxy may take until it serves.
-const START: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_mins(1);
 /// How long it may take to leave.
 const LEAVE: Duration = Duration::from_secs(20);
 
@@ -37,6 +38,8 @@ pub struct Setup {
 pub struct Stand {
     pub wire: Arc<Wire>,
     pub proxy: Proxy,
+    /// What the proxy said of itself at discovery.
+    pub info: ProxyInfo,
     plan: Plan,
     /// Where SQLite's file is; goes with the stand.
     _folder: TempDir,
@@ -97,7 +100,13 @@ impl Stand {
             plan = plan.with(*name, *value);
         }
         let proxy = plan.start_ready(START).await.with_context(|| format!("proxy on {setup}"))?;
-        Ok(Self { wire, proxy, plan, _folder: folder })
+        let discovery = wire.take(Rpc::Discover).await?;
+        let (Item::Sent(Message::Discover(info)), Item::Answered(Message::Spec(_))) =
+            (discovery.next_item().await?, discovery.next_item().await?)
+        else {
+            bail!("this is no discovery: {discovery}");
+        };
+        Ok(Self { wire, proxy, info, plan, _folder: folder })
     }
 
     /// To the proxy, as callers reach it.
@@ -126,7 +135,7 @@ impl Stand {
     pub async fn leave(&mut self) -> Result<()> {
         self.proxy.terminate()?;
         let status = self.proxy.ended(LEAVE).await?;
-        anyhow::ensure!(status.success(), "the proxy left with {status}: {}", self.proxy.log());
+        ensure!(status.success(), "the proxy left with {status}: {}", self.proxy.log());
         Ok(())
     }
 }

@@ -4,6 +4,7 @@ use std::{net::SocketAddr, panic, sync::Arc};
 
 use anyhow::{Result, anyhow};
 use futures::{FutureExt as _, future::BoxFuture};
+use protocol::cloudstate::ProxyInfo;
 use tonic::transport::Channel;
 
 use crate::wire::{Rpc, Taken, Wire};
@@ -51,6 +52,8 @@ pub struct Test {
     pub channel: Channel,
     /// Where callers go.
     pub proxy: SocketAddr,
+    /// What the proxy said of itself at discovery.
+    pub info: ProxyInfo,
     /// An entity that no other test uses.
     pub id: String,
 }

@@ -25,6 +25,9 @@ pub use message::Message;
 /// How long something expected may take.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
+/// What the proxy is told when a test breaks a stream off.
+const CUT: &str = "the stream was cut";
+
 /// What happened on a call.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Item {
@@ -133,16 +136,7 @@ impl Wire {
     /// # Errors
     /// When there is none in time.
     pub async fn take(&self, rpc: Rpc) -> Result<Taken> {
-        let test = self.log.lock().test;
-        self.take_from(test, rpc).await
-    }
-
-    /// Takes the oldest call of this kind from another test.
-    ///
-    /// # Errors
-    /// When there is none in time.
-    pub async fn take_from(&self, test: &'static str, rpc: Rpc) -> Result<Taken> {
-        self.take_where(test, &format!("{rpc:?}"), |call| call.rpc == rpc).await
+        self.take_where(&format!("{rpc:?}"), |call| call.rpc == rpc).await
     }
 
     /// Takes the oldest activation of an entity that nobody has taken.
@@ -151,21 +145,16 @@ impl Wire {
     /// When there is none in time.
     pub async fn activation(&self, rpc: Rpc, service: &str, entity: &str) -> Result<Taken> {
         let what = format!("an activation of {service} {entity:?}");
-        let test = self.log.lock().test;
-        self.take_where(test, &what, |call| {
+        self.take_where(&what, |call| {
             let first = call.items.first().map(|(_, item)| item);
             matches!(first, Some(Item::Sent(message)) if call.rpc == rpc && message.opens(service, entity))
         })
         .await
     }
 
-    async fn take_where(
-        &self,
-        test: &'static str,
-        what: &str,
-        wanted: impl Fn(&Call) -> bool,
-    ) -> Result<Taken> {
+    async fn take_where(&self, what: &str, wanted: impl Fn(&Call) -> bool) -> Result<Taken> {
         let index = self.log.until(|calls| {
+            let test = calls.test;
             let is_open = |call: &Call| !call.is_taken && call.test == test && wanted(call);
             let index = calls.all.iter().position(is_open)?;
             calls.all[index].is_taken = true;
@@ -177,18 +166,9 @@ impl Wire {
         }
     }
 
-    /// Lets a call that was cut end as it likes, and the reports of it.
+    /// Lets a call that was cut end as it likes.
     pub fn forget(&self, cut: &Taken) {
         self.log.lock().all[cut.index].is_forgotten = true;
-        self.forget_reports();
-    }
-
-    /// Lets the proxy report in this test what it likes.
-    pub fn forget_reports(&self) {
-        let mut calls = self.log.lock();
-        let Calls { all, test, .. } = &mut *calls;
-        let reports = all.iter_mut().filter(|call| call.rpc == Rpc::ReportError);
-        reports.filter(|call| call.test == *test).for_each(|call| call.is_forgotten = true);
     }
 
     /// Whether tests read all that was said.
@@ -225,7 +205,11 @@ impl Call {
             [Item::ProxyDone, Item::FunctionDone(code)] => *code == Code::Ok,
             _ => false,
         };
-        let is_fine = self.is_forgotten || self.is_taken && ends;
+        let is_of_a_cut = matches!(
+            self.items.first(),
+            Some((_, Item::Sent(Message::Error(error)))) if error.message.ends_with(CUT)
+        );
+        let is_fine = self.is_forgotten || is_of_a_cut || self.is_taken && ends;
         (!is_fine).then(|| format!("{}: {:?} {rest:?}", self.test, self.rpc))
     }
 }

@@ -1,7 +1,6 @@
 //! Discovery, and what callers see of the services without knowing them.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use protocol::cloudstate::ProxyInfo;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
@@ -17,7 +16,7 @@ use crate::{
     caller::{is, outcome},
     obligations, say,
     suite::{Obligation, Test},
-    wire::{Item, Message, PATIENCE, Rpc},
+    wire::PATIENCE,
 };
 
 /// These come first: discovery is over when the first test begins.
@@ -28,20 +27,15 @@ pub const ALL: &[Obligation] = obligations![
     reflection_lists_itself_and_then_the_services,
     reflection_echoes_what_it_was_asked,
     reflection_knows_the_messages,
+    reflection_answers_an_unknown_symbol_with_no_file,
     an_unknown_method_is_unimplemented,
 ];
 
 async fn is_asked_once_with_version_and_types(t: Test) -> Result<()> {
-    let call = t.wire.take_from("start", Rpc::Discover).await?;
-    let Item::Sent(Message::Discover(info)) = call.next_item().await? else {
-        bail!("discovery begins with something else\n{call}");
-    };
-    let Item::Answered(Message::Spec(spec)) = call.next_item().await? else {
-        bail!("discovery was not answered\n{call}");
-    };
-    ensure!(!spec.entities.is_empty(), "the models describe no entity");
-    let ProxyInfo { protocol_major_version: major, protocol_minor_version: minor, .. } = info;
-    ensure!((major, minor) == (0, 2), "the proxy speaks {major}.{minor}");
+    // That it was asked once is what the end of the suite finds: no test reads another call.
+    let info = t.info;
+    let version = (info.protocol_major_version, info.protocol_minor_version);
+    ensure!(version == protocol::VERSION, "the proxy speaks {version:?}");
     ensure!(!info.proxy_name.is_empty() && !info.proxy_version.is_empty(), "{info:?}");
     let mut types = info.supported_entity_types;
     types.sort_unstable();
@@ -131,6 +125,16 @@ async fn reflection_knows_the_messages(t: Test) -> Result<()> {
             |bytes: &Vec<u8>| bytes.windows(file.len()).any(|window| window == file.as_bytes());
         ensure!(files.file_descriptor_proto.iter().any(known), "{symbol}: no {file}");
     }
+    Ok(())
+}
+
+async fn reflection_answers_an_unknown_symbol_with_no_file(t: Test) -> Result<()> {
+    let question = MessageRequest::FileContainingSymbol("nobody.Knows".to_owned());
+    let (_, _, answer) = ask(&t, question).await?;
+    let MessageResponse::FileDescriptorResponse(files) = answer else {
+        bail!("the answer is {answer:?}");
+    };
+    ensure!(files.file_descriptor_proto.is_empty(), "a file for a symbol that is not there");
     Ok(())
 }
 

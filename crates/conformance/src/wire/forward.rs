@@ -37,7 +37,7 @@ use tonic::{
     transport::{Channel, Server},
 };
 
-use super::{Item, Log, Message, Rpc};
+use super::{CUT, Item, Log, Message, Rpc};
 
 type Answer<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -195,7 +195,7 @@ impl<T: Clone + Into<Message>> Stream for Recorded<T> {
             Poll::Pending => {
                 task::ready!(self.cut.as_mut().poll(context));
                 self.answers = None;
-                Some(Err(Status::unavailable("the stream was cut")))
+                Some(Err(Status::unavailable(CUT)))
             }
         };
         match &item {
