@@ -91,7 +91,6 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
             call: command,
             request_size: reader.read(MAX_REQUEST_SIZE, "4194304", value::message_size),
             response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
-            ..serve::Limits::default()
         },
         drain: Duration::from_secs(10),
         log_level: reader.read(LOG_LEVEL, "info", value::level),

@@ -50,16 +50,6 @@ pub struct Limits {
     pub call: Duration,
 }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            request_size: 4 * 1024 * 1024,
-            response_size: 4 * 1024 * 1024,
-            call: Duration::from_mins(1),
-        }
-    }
-}
-
 /// Answers calls; clones share everything.
 #[derive(Clone)]
 #[allow(missing_debug_implementations, reason = "has nothing of its own to show")]

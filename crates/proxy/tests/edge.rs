@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs, reason = "a test")]
 
-#[allow(dead_code, reason = "each file of tests uses a part of it")]
 mod support;
 
 use std::io::{Read as _, Write as _};

@@ -14,10 +14,6 @@ use support::{
 };
 use tokio::time;
 use tonic::{Code, Request};
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-};
 
 #[tokio::test]
 async fn commands_change_the_entity_that_their_key_names() {
@@ -176,26 +172,6 @@ async fn every_command_on_one_entity_counts_exactly_once() {
         .collect();
     totals.sort_unstable();
     assert_eq!(totals, (1..=200).collect::<Vec<_>>());
-}
-
-#[tokio::test]
-async fn reflection_lists_and_describes_the_user_functions_services() {
-    let stand = Stand::start().await;
-    let mut client = ServerReflectionClient::new(stand.channel().await);
-    let ask = |what| ServerReflectionRequest { host: String::new(), message_request: Some(what) };
-    let questions = [
-        ask(MessageRequest::ListServices(String::new())),
-        ask(MessageRequest::FileContainingSymbol("counter.Item".to_owned())),
-    ];
-    let answers = client.server_reflection_info(futures::stream::iter(questions)).await.unwrap();
-    let mut answers = answers.into_inner();
-    let list = answers.message().await.unwrap().unwrap().message_response.unwrap();
-    let MessageResponse::ListServicesResponse(list) = list else { panic!("{list:?}") };
-    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    let expected = ["grpc.reflection.v1.ServerReflection", "counter.Counter", "counter.Desk"];
-    assert_eq!(names, expected);
-    let file = answers.message().await.unwrap().unwrap().message_response.unwrap();
-    assert!(matches!(file, MessageResponse::FileDescriptorResponse(_)), "{file:?}");
 }
 
 #[tokio::test]

@@ -184,10 +184,11 @@ fn file_of(pool: &DescriptorPool, symbol: &str) -> Option<FileDescriptor> {
     if let Some(service) = pool.get_service_by_name(parent) {
         return service.methods().find(|m| m.name() == name).map(|_| service.parent_file());
     }
-    if let Some(message) = pool.get_message_by_name(parent) {
-        let is_there = message.get_field_by_name(name).is_some()
-            || message.oneofs().any(|oneof| oneof.name() == name);
-        return is_there.then(|| message.parent_file());
+    if let Some(message) = pool.get_message_by_name(parent)
+        && (message.get_field_by_name(name).is_some()
+            || message.oneofs().any(|oneof| oneof.name() == name))
+    {
+        return Some(message.parent_file());
     }
     // Values of an enum are its siblings by name; tools name them as its children, too.
     let is_value = |of: &prost_reflect::EnumDescriptor| of.get_value_by_name(name).is_some();

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt as _};
+use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use prost::Message as _;
 use protocol::{
     Any,
@@ -207,7 +207,9 @@ impl Counter {
             .add_service(ActionProtocolServer::new(self.clone()));
         runtime.spawn(async move {
             let listener = TcpListener::from_std(listener).unwrap();
-            services.serve_with_incoming(TcpListenerStream::new(listener)).await.unwrap();
+            let connections = TcpListenerStream::new(listener)
+                .inspect_ok(|connection| connection.set_nodelay(true).unwrap());
+            services.serve_with_incoming(connections).await.unwrap();
         });
         *self.shared.runtime.lock().unwrap() = Some(runtime);
     }

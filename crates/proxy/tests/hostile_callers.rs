@@ -1,0 +1,223 @@
+//! Callers that mean harm: the proxy's memory stays bounded, and an honest caller is served beside them.
+
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, missing_docs, reason = "a test")]
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::{StreamExt as _, future, stream::FuturesUnordered};
+use http::Response;
+use prost::Message as _;
+use support::{
+    Stand, call,
+    counter::{Item, item},
+    desk::{order, say},
+    eventually,
+    raw::{Raw, answer, framed, head},
+};
+use tokio::sync::{Mutex, MutexGuard};
+use tonic::{Request, transport::Channel};
+
+const ADD: &str = "/counter.Counter/Add";
+/// Of the memory budget a quarter is for calls: room for 1,024 of them.
+const BUDGET: u64 = 16 << 20;
+const ROOM_FOR_CALLS: usize = 1_024;
+/// Beyond it a call is slow whatever the proxy does: this machine has other work, too.
+const SLOW: Duration = Duration::from_millis(20);
+
+/// One attack at a time: each is measured.
+static ALONE: Mutex<()> = Mutex::const_new(());
+
+async fn stand() -> (Stand, MutexGuard<'static, ()>) {
+    let alone = ALONE.lock().await;
+    (Stand::start_with(|config| config.memory = BUDGET).await, alone)
+}
+
+/// The slowest of a hundred calls of an honest caller, but for one; all of them succeed.
+async fn honest(channel: &Channel) -> Duration {
+    let mut times = Vec::new();
+    for at in 0..100 {
+        let request = Request::new(item(&format!("honest {}", at % 10), 1));
+        let begin = Instant::now();
+        call(channel.clone(), "Add", request).await.unwrap();
+        times.push(begin.elapsed());
+    }
+    times.sort_unstable();
+    times[98]
+}
+
+/// An honest caller is served at most three times as slowly while `attack` goes on. What an attack
+/// does to it, it does every time; what the machine does, only sometimes.
+async fn unharmed_by<T>(stand: &Stand, attack: impl AsyncFnOnce() -> T) -> T {
+    let channel = stand.channel().await;
+    honest(&channel).await;
+    let calm = honest(&channel).await;
+    let held = attack().await;
+    let bearable = calm.max(SLOW) * 3;
+    let mut harmed = Vec::new();
+    for _ in 0..5 {
+        harmed.push(honest(&channel).await);
+        if harmed.last() <= Some(&bearable) {
+            return held;
+        }
+    }
+    panic!("{harmed:?} in place of {calm:?}")
+}
+
+/// Resident memory of this process, in bytes.
+fn memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/statm").unwrap();
+    status.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_thousand_half_open_calls_take_no_more_than_their_room() {
+    let (stand, _alone) = stand().await;
+    let before = memory();
+    let held = unharmed_by(&stand, async || {
+        let mut calls = Vec::new();
+        for _ in 0..10 {
+            let raw = Raw::connect(&stand).await;
+            for _ in 0..1_000 {
+                calls.push(raw.begin(ADD, &[]).await.unwrap());
+            }
+        }
+        // The oldest are told so; the youngest are still waited for.
+        let (responses, sending): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+        let mut answers: FuturesUnordered<_> = responses.into_iter().map(answer).collect();
+        for _ in 0..10_000 - ROOM_FOR_CALLS {
+            let answer = answers.next().await.unwrap();
+            assert_eq!(answer.grpc("grpc-status"), "8", "{answer:?}");
+        }
+        (answers, sending)
+    })
+    .await;
+    let grown = memory().saturating_sub(before);
+    // Half of it is what this test holds as their caller.
+    assert!(grown < 128 << 20, "{} MiB", grown >> 20);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_open_streams_leave_room_for_calls() {
+    let (stand, _alone) = stand().await;
+    let held = unharmed_by(&stand, async || {
+        let raw = Raw::connect(&stand).await;
+        let mut calls = Vec::new();
+        for _ in 0..1_000 {
+            calls.push(raw.begin("/counter.Desk/Chat", &[]).await.unwrap());
+        }
+        let (responses, sending): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+        // Streams have headers although nothing was said yet.
+        let heads = future::join_all(responses.into_iter().map(head)).await;
+        (heads, sending)
+    })
+    .await;
+    // A quarter of the room is for streams.
+    let refused = |head: &&Response<_>| head.headers().get("grpc-status").is_some_and(|s| s == "8");
+    assert_eq!(held.0.iter().filter(refused).count(), 1_000 - ROOM_FOR_CALLS / 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn messages_that_never_end_give_way_to_those_that_do() {
+    let (stand, _alone) = stand().await;
+    let before = memory();
+    let held = unharmed_by(&stand, async || {
+        let raw = Raw::connect(&stand).await;
+        let mut calls = Vec::new();
+        for _ in 0..500 {
+            let (response, mut send) = raw.begin(ADD, &[]).await.unwrap();
+            // Four mebibytes are announced, of which little comes.
+            let body = [&[0, 0, 0x3f, 0xff, 0xff][..], &[0; 8_000]].concat();
+            send.send_data(body.into(), false).unwrap();
+            calls.push((response, send));
+        }
+        calls
+    })
+    .await;
+    let text = "x".repeat(1 << 20);
+    stand.call("Add", Item { text, ..item("large", 1) }).await.unwrap();
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 128 << 20, "{} MiB", grown >> 20);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_resets_costs_its_connection() {
+    let (stand, _alone) = stand().await;
+    unharmed_by(&stand, async || {
+        for _ in 0..5 {
+            let raw = Raw::connect(&stand).await;
+            for _ in 0..20_000 {
+                let Ok((_response, mut send)) = raw.begin(ADD, &[]).await else { break };
+                send.send_reset(h2::Reason::CANCEL);
+            }
+            let closed = async || raw.connection.is_finished();
+            eventually("the connection is closed", closed).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_no_replies_gets_no_more_of_them() {
+    let (stand, _alone) = stand().await;
+    let before = memory();
+    let held = unharmed_by(&stand, async || {
+        let mut builder = h2::client::Builder::new();
+        let raw = Raw::connect_with(&stand, builder.initial_window_size(0)).await;
+        let body = framed(&order([say("large", "100000")]).encode_to_vec());
+        let mut refused = 0;
+        let mut unread = Vec::new();
+        for _ in 0..500 {
+            let (response, mut send) = raw.begin("/counter.Desk/Ask", &[]).await.unwrap();
+            send.send_data(body.clone(), true).unwrap();
+            let response = head(response).await;
+            if response.headers().get("grpc-status").is_some_and(|status| status == "8") {
+                refused += 1;
+            } else {
+                unread.push(response);
+            }
+        }
+        // As many as go into the room for calls, and no more.
+        let room = ROOM_FOR_CALLS * 4096 / 100_000;
+        assert!((room..room + 2).contains(&unread.len()), "{} of {refused}", unread.len());
+        (raw, unread)
+    })
+    .await;
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_calls_in_any_number_are_refused_one_by_one() {
+    let (stand, _alone) = stand().await;
+    let long = "k".repeat(64 << 10);
+    unharmed_by(&stand, async || {
+        let raw = Raw::connect(&stand).await;
+        let good = framed(&item("a", 1).encode_to_vec());
+        let cases: [(&str, Bytes, &str); 6] = [
+            ("/counter.Counter/Nothing", good.clone(), "12"),
+            ("/", good, "12"),
+            (ADD, framed(b""), "3"),
+            (ADD, framed(&item("", 1).encode_to_vec()), "3"),
+            (ADD, framed(&[0xff; 100]), "3"),
+            (ADD, framed(&vec![0; 5 << 20]).slice(..5), "8"),
+        ];
+        for _ in 0..100 {
+            let calls = cases.iter().map(async |(path, body, code)| {
+                let answer = raw.call(path, &[], body.clone()).await;
+                assert_eq!(answer.grpc("grpc-status"), *code, "{path}: {answer:?}");
+            });
+            future::join_all(calls).await;
+        }
+    })
+    .await;
+    assert!(stand.counter.seen().iter().all(|seen| !seen.contains("init counter.Counter a ")));
+    // A long key is a key.
+    assert_eq!(stand.value("Add", item(&long, 2)).await, 2);
+    assert_eq!(stand.value("Get", item(&long, 0)).await, 2);
+}
