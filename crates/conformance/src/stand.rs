@@ -100,6 +100,8 @@ impl Stand {
             plan = plan.with(*name, *value);
         }
         let proxy = plan.start_ready(START).await.with_context(|| format!("proxy on {setup}"))?;
+        // A setting that nobody reads would make two columns of the table one.
+        ensure!(!proxy.log().contains("not a known setting"), "{}", proxy.log());
         let discovery = wire.take(Rpc::Discover).await?;
         let (Item::Sent(Message::Discover(info)), Item::Answered(Message::Spec(_))) =
             (discovery.next_item().await?, discovery.next_item().await?)
