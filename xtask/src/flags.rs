@@ -23,6 +23,8 @@ pub enum Command {
     Test,
     /// Check the dependency arrows, and what else the compiler does not hold together
     Tidy,
+    /// Plant bugs in the proxy, one at a time, and check that each is noticed
+    Planted,
     /// Run the proxy's state machines in simulated worlds, and check its promises in each
     Sim(Sim),
     /// Write every generated file again

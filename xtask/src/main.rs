@@ -19,6 +19,7 @@ mod install;
 mod layout;
 mod network_hint;
 mod parts;
+mod planted;
 mod progress;
 mod run;
 mod sim;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Down => down::run(),
         Command::Test => test::run(root),
         Command::Tidy => tidy::run(root),
+        Command::Planted => planted::run(root, &mut test::Tally::default()),
         Command::Sim(flags) => sim::run(root, &flags, &mut test::Tally::default()),
         Command::Bench(passed) => bench::run(root, &passed.arguments),
         Command::Chaos(passed) => chaos::run(root, &passed.arguments),

@@ -16,7 +16,7 @@ use crate::{
     bench, chaos, conformance,
     e2e::{self, Cluster},
     flags::Sim,
-    host, layout,
+    host, layout, planted,
     progress::Progress,
     run::cargo,
     sim, tidy,
@@ -54,6 +54,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
         step("servers", |_| install_servers()),
         step("tests", |tally| cargo_test(root, tally)),
         step("sim", |tally| sim::run(root, &Sim::default(), tally)),
+        step("planted", |tally| planted::run(root, tally)),
         step("bench", |_| bench::short(root)),
         step("conformance", |tally| conformance::drive(root, &[], tally)),
         step("chaos", |_| chaos::short(root)),
@@ -148,7 +149,7 @@ fn cargo_test(root: &Path, tally: &mut Tally) -> anyhow::Result<()> {
 }
 
 /// Reads `test result: ok. 3 passed; 0 failed; …`, with which each test program ends.
-fn result_line(line: &str) -> Option<Tally> {
+pub fn result_line(line: &str) -> Option<Tally> {
     let (_, counts) = line.strip_prefix("test result: ")?.split_once(". ")?;
     let count = |what: &str| {
         let number = counts.split("; ").find_map(|part| part.strip_suffix(what))?;

@@ -14,6 +14,8 @@ pub mod journal;
 pub mod key;
 pub mod metrics;
 pub mod ownership;
+#[cfg_attr(not(feature = "planted"), allow(dead_code, reason = "nothing is planted"))]
+mod planted;
 mod proxy;
 pub mod readiness;
 pub mod report;

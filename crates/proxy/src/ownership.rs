@@ -16,7 +16,10 @@ mod driver;
 
 use std::time::{Duration, Instant};
 
-use crate::journal::{Epoch, Guard, Lease, Owner, Renewed, Shard};
+use crate::{
+    journal::{Epoch, Guard, Lease, Owner, Renewed, Shard},
+    planted::{self, Bug},
+};
 
 pub use driver::hold;
 
@@ -225,7 +228,7 @@ impl Ownership {
         if let Phase::Owning(term) = &mut self.phase
             && term.stage == Stage::Serving
         {
-            if now >= term.until {
+            if now >= term.until && !planted::is(Bug::OwnerWithoutBeat) {
                 term.stage = Stage::Ending { release: false };
                 actions.push(Action::End(How::Now, "the store does not answer"));
                 let silent = || format!("no answer to the owner's beat for {SERVE:?}");
@@ -310,7 +313,8 @@ impl Ownership {
             Some(_) => false,
         };
         let since = self.watch(&lease, now);
-        if free || now.duration_since(since) >= STALE {
+        let stale = now.duration_since(since) >= STALE || planted::is(Bug::ClaimWithoutWaiting);
+        if free || stale {
             // Whoever has asked until now stands by from now on.
             self.passed_over = lease.asked_by.filter(|asker| *asker != self.me);
             self.ask_store(Call::Claim, Action::Claim(lease), now, actions);
@@ -369,6 +373,9 @@ impl Ownership {
                 self.next = sent + BEAT;
                 self.trouble = None;
                 term.until = sent + SERVE;
+                if planted::is(Bug::LeaseTooLong) {
+                    term.until += 10 * SERVE;
+                }
                 let (guard, until, stage) = (term.guard, term.until, term.stage);
                 if let Some(asker) = self.whose_turn(asked_by)
                     && !matches!(stage, Stage::Ending { .. })
@@ -419,6 +426,10 @@ impl Ownership {
         } else {
             term.stage = Stage::Ending { release: true };
             actions.push(Action::End(How::Soon, HANDED_OVER));
+            if planted::is(Bug::ReleaseBeforeEnd) {
+                self.phase = Phase::Releasing(term.guard);
+                self.next = now;
+            }
         }
         self.show(Status::HandingOver, actions);
     }

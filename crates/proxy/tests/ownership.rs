@@ -166,13 +166,13 @@ impl Proxy {
         eventually(reason, async || get(self.address, "/ready").await.contains(reason)).await;
     }
 
-    async fn channel(&self) -> Channel {
+    fn channel(&self) -> Channel {
         let endpoint = Channel::from_shared(format!("http://{}:8013", self.address)).unwrap();
         endpoint.connect_lazy()
     }
 
     async fn call(&self, method: &str, item: Item) -> Result<Response<Total>, Status> {
-        support::call(self.channel().await, method, Request::new(item)).await
+        support::call(self.channel(), method, Request::new(item)).await
     }
 
     async fn value(&self, method: &str, item: Item) -> i64 {
@@ -187,7 +187,7 @@ impl Proxy {
     /// Lets it stand still until the sender is dropped.
     fn freeze(&self) -> mpsc::Sender<()> {
         let (thaw, frozen) = mpsc::channel();
-        let still = async move { drop(frozen.recv()) };
+        let still = async move { frozen.recv().unwrap_or_default() };
         self.runtime.as_ref().unwrap().spawn(still);
         thaw
     }
@@ -243,7 +243,7 @@ async fn an_owner_that_stood_still_answers_nothing_and_writes_nothing_when_it_wa
     let store = Shared::default();
     let old = Proxy::ready(&store).await;
     assert_eq!(old.value("Add", item("a", 2)).await, 2);
-    let channel = old.channel().await;
+    let channel = old.channel();
     let read = tokio::spawn(support::call(channel.clone(), "Wait", Request::new(item("a", 0))));
     let seen = || old.counter.seen().iter().any(|what| what.ends_with("Wait"));
     eventually("the read is at the user function", async || seen()).await;

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
     path::Path,
     process::Command,
 };
@@ -113,6 +114,11 @@ const BANNED: &[(&str, &str)] = &[
     ("serde_yml", "unsound; YAML is serde-saphyr"),
 ];
 
+/// Features that are for our own tests, and that no build that ships may have.
+const LABORATORY: &[&str] = &["planted", "sim"];
+/// Where the programs of images are built.
+const IMAGES: &str = "xtask/src/images.rs";
+
 /// The part of `cargo metadata` that we look at.
 #[derive(Deserialize)]
 struct Metadata {
@@ -125,6 +131,8 @@ struct Package {
     id: String,
     name: String,
     dependencies: Vec<Dependency>,
+    #[serde(default)]
+    features: BTreeMap<String, Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -132,6 +140,9 @@ struct Dependency {
     name: String,
     /// `null` for an ordinary dependency, else `dev` or `build`.
     kind: Option<String>,
+    /// What it is asked to have.
+    #[serde(default)]
+    features: Vec<String>,
 }
 
 /// Asks cargo, and names every arrow that the table does not allow.
@@ -140,6 +151,11 @@ pub(super) fn problems(root: &Path) -> anyhow::Result<Vec<String>> {
     let metadata: Metadata =
         serde_json::from_str(&metadata).context("cargo metadata does not answer as expected")?;
     let mut problems = declared(&metadata);
+    let images =
+        fs::read_to_string(root.join(IMAGES)).context("cannot read how images are built")?;
+    if images.contains("features\"") {
+        problems.push(format!("{IMAGES} asks for features, and what ships has the default ones"));
+    }
     for room in ROOMS.iter().filter(|room| !room.never.is_empty()) {
         problems.extend(built_from(room, &tree_of(root, room)?));
     }
@@ -161,7 +177,14 @@ fn declared(metadata: &Metadata) -> Vec<String> {
             continue;
         };
         let used = package.dependencies.iter().filter(|used| used.kind.as_deref() != Some("dev"));
-        for Dependency { name: used, .. } in used {
+        let default = package.features.get("default").into_iter().flatten();
+        for feature in default.filter(|feature| LABORATORY.contains(&feature.as_str())) {
+            problems.push(format!("{name} must not have the feature {feature} by default"));
+        }
+        for Dependency { name: used, features, .. } in used {
+            for feature in features.iter().filter(|name| LABORATORY.contains(&name.as_str())) {
+                problems.push(format!("{name} must not ask {used} for the feature {feature}"));
+            }
             let allowed = if members.contains_key(used.as_str()) {
                 room.ours.contains(&used.as_str())
             } else {
@@ -254,6 +277,21 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_tests_only_stays_out_of_what_ships() {
+        let mut metadata = workspace(&[("proxy", "protocol", None)]);
+        let proxy = metadata.packages.iter_mut().find(|package| package.name == "proxy").unwrap();
+        proxy.features.insert("default".to_owned(), vec!["planted".to_owned()]);
+        proxy.dependencies[0].features.push("sim".to_owned());
+        assert_eq!(
+            declared(&metadata),
+            [
+                "proxy must not have the feature planted by default",
+                "proxy must not ask protocol for the feature sim"
+            ]
+        );
+    }
+
+    #[test]
     fn an_arrow_that_points_back_is_named() {
         let metadata = workspace(&[("api", "translate", None)]);
         assert_eq!(declared(&metadata), ["api must not depend on translate"]);
@@ -308,6 +346,7 @@ mod tests {
         metadata.packages.push(Package {
             id: "attic".to_owned(),
             name: "attic".to_owned(),
+            features: BTreeMap::new(),
             dependencies: Vec::new(),
         });
         assert_eq!(declared(&metadata), ["package attic has no row in the table of arrows"]);

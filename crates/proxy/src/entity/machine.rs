@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     journal::{EntityId, Sequence, Written},
+    planted::{self, Bug},
     route::Service,
 };
 
@@ -230,7 +231,7 @@ impl Machine {
 
     /// Does what has become possible.
     fn proceed(&mut self, actions: &mut Vec<Action>) {
-        if self.phase == Phase::Settling && self.writes == 0 {
+        if self.phase == Phase::Settling && (self.writes == 0 || planted::is(Bug::ReadTooSoon)) {
             self.phase = Phase::Passive;
         }
         if self.phase == Phase::Passive {
@@ -254,6 +255,9 @@ impl Machine {
     fn send(&mut self, request: Request, actions: &mut Vec<Action>) {
         self.command_id += 1;
         self.phase = Phase::Awaiting(request.ticket);
+        if planted::is(Bug::SentTwice) && self.queue.is_empty() {
+            self.queue.push_back(Queued { request: request.clone(), retried: true });
+        }
         let Request { name, payload, metadata, ticket: _ } = request;
         let command = Outgoing::Command { id: self.command_id, name, payload, metadata };
         actions.extend([Action::Send(command), Action::Arm(Timer::Command)]);
@@ -346,10 +350,20 @@ impl Machine {
             actions.push(self.report(ignored));
         }
         let answer = Answer { effects, then };
-        let writing = write.is_some();
+        let early = planted::is(Bug::ReplyBeforeCommit)
+            || planted::is(Bug::EffectsBeforeCommit) && !answer.effects.is_empty();
+        let writing = write.is_some() && !early;
         self.unacknowledged.push_back(Unacknowledged { ticket, answer, writing });
-        if let Some(write) = write {
+        if let Some(mut write) = write {
             let expected = self.sequence;
+            if let Write::Events(events, _) = &mut write {
+                if planted::is(Bug::EventDropped) && events.len() > 1 {
+                    events.pop();
+                }
+                if planted::is(Bug::EventDoubled) {
+                    events.extend(events.last().cloned());
+                }
+            }
             self.sequence = write.after(expected);
             self.writes += 1;
             actions.push(Action::Write { expected, write });
@@ -365,8 +379,16 @@ impl Machine {
 
     /// Answers callers up to the first whose change is not durable.
     fn release(&mut self, actions: &mut Vec<Action>) {
+        if planted::is(Bug::ReadBeforeCommit)
+            && let Some(last) = self.unacknowledged.pop_back_if(|last| !last.writing)
+        {
+            actions.push(Action::Release(last.ticket, last.answer));
+        }
         while self.unacknowledged.front().is_some_and(|first| !first.writing) {
             if let Some(Unacknowledged { ticket, answer, .. }) = self.unacknowledged.pop_front() {
+                if planted::is(Bug::AnsweredTwice) {
+                    actions.push(Action::Release(ticket, answer.clone()));
+                }
                 actions.push(Action::Release(ticket, answer));
             }
         }
@@ -374,6 +396,12 @@ impl Machine {
 
     fn written(&mut self, outcome: Written, actions: &mut Vec<Action>) {
         self.writes = self.writes.saturating_sub(1);
+        let outcome = match outcome {
+            Written::Unknown(_) if planted::is(Bug::UnknownIsDone) => Written::Committed,
+            Written::Conflict if planted::is(Bug::ConflictIsDone) => Written::Committed,
+            outcome => outcome,
+        };
+        let goes_on = matches!(outcome, Written::Unknown(_)) && planted::is(Bug::UnknownIsNothing);
         let detail = match outcome {
             Written::Committed => {
                 if let Some(first) = self.unacknowledged.iter_mut().find(|u| u.writing) {
@@ -391,7 +419,7 @@ impl Machine {
             actions.push(Action::Release(ticket, failure.clone().into()));
         }
         self.fail_outstanding(&failure, actions);
-        if matches!(self.phase, Phase::Running | Phase::Awaiting(_)) {
+        if matches!(self.phase, Phase::Running | Phase::Awaiting(_)) && !goes_on {
             self.half_close(actions);
         }
     }
@@ -430,6 +458,9 @@ impl Machine {
 
     /// Keeps commands that the user function has not seen for the next activation, once.
     fn hand_on(&mut self, failure: &Failure, actions: &mut Vec<Action>) {
+        if planted::is(Bug::QueueLost) {
+            self.queue.clear();
+        }
         self.queue.retain_mut(|queued| {
             if queued.retried {
                 actions.push(Action::Release(queued.request.ticket, failure.clone().into()));

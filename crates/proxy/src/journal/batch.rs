@@ -22,6 +22,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque, hash_map};
 use protocol::Any;
 
 use super::{Append, EntityId, Put, Written};
+use crate::planted::{self, Bug};
 
 pub use driver::Batcher;
 
@@ -71,7 +72,14 @@ impl Write for Append {
     }
 
     fn absorb(&mut self, later: Self) {
-        self.events.extend(later.events);
+        let mut events = later.events;
+        if planted::is(Bug::MergeTears) {
+            events.pop();
+        }
+        if planted::is(Bug::MergeReorders) {
+            std::mem::swap(&mut self.events, &mut events);
+        }
+        self.events.extend(events);
         self.snapshot = later.snapshot;
     }
 }
@@ -95,7 +103,9 @@ impl Write for Put {
 
     /// Nobody can have seen the value in between: replies wait for the whole.
     fn absorb(&mut self, later: Self) {
-        self.next = later.next;
+        if !planted::is(Bug::VersionStale) {
+            self.next = later.next;
+        }
         self.value = later.value;
     }
 }
@@ -193,9 +203,13 @@ impl<W: Write, T> Batches<W, T> {
     pub fn finished(&mut self, batch: BatchId, outcomes: Vec<Written>) -> Vec<Action<W, T>> {
         let mut actions = Vec::new();
         let mut outcomes = outcomes.into_iter();
+        let mut first = None;
         for Sent { entity, for_whom } in self.in_flight.remove(&batch).unwrap_or_default() {
             let unknown = || Written::Unknown("the store did not say what became of it".to_owned());
-            let outcome = outcomes.next().unwrap_or_else(unknown);
+            let mut outcome = outcomes.next().unwrap_or_else(unknown);
+            if planted::is(Bug::OutcomeShared) {
+                outcome = first.get_or_insert(outcome).clone();
+            }
             release(for_whom, &outcome, &mut actions);
             self.settle(&entity, &outcome, &mut actions);
         }
@@ -238,6 +252,7 @@ impl<W: Write, T> Batches<W, T> {
         chain.in_flight = false;
         if *outcome != Written::Committed {
             let behind = match outcome {
+                _ if planted::is(Bug::BehindFailureIsDone) => Written::Committed,
                 Written::Unknown(what) => Written::Refused(format!("behind a lost write: {what}")),
                 other => other.clone(),
             };

@@ -14,6 +14,7 @@ use super::{
     Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
     Sequence, Shard, Values, Version, Written,
 };
+use crate::planted::{self, Bug};
 
 /// Events that are gone with the process.
 #[derive(Clone, Debug, Default)]
@@ -51,6 +52,9 @@ impl Memory {
             }
             (last, _) => last.unwrap_or_default(),
         };
+        let skips = planted::is(Bug::ReplaySkipsOne)
+            && history.snapshot.as_ref().is_some_and(|(snapshot, _)| *snapshot == last);
+        let last = last.after(usize::from(skips));
         let event = history.events.get(usize::try_from(last.0).ok()?)?;
         Some(Loaded::Event(last.after(1), event.clone()))
     }
@@ -110,7 +114,8 @@ impl Epochs for Memory {
     ) -> Result<Option<Epoch>, Error> {
         let mut state = self.lock();
         let lease = state.leases.entry(shard).or_default();
-        if (lease.epoch, lease.owner, lease.beat) != (seen.epoch, seen.owner, seen.beat) {
+        let unseen = (lease.epoch, lease.owner, lease.beat) != (seen.epoch, seen.owner, seen.beat);
+        if unseen && !planted::is(Bug::ClaimUnseen) {
             return Ok(None);
         }
         lease.epoch.0 += 1;
@@ -152,6 +157,7 @@ impl State {
         self.leases
             .get(&guard.shard)
             .is_some_and(|lease| lease.epoch == guard.epoch && lease.owner.is_some())
+            || planted::is(Bug::EpochSkipped)
     }
 
     fn append(&mut self, append: Append) -> Written {
@@ -159,13 +165,14 @@ impl State {
             return Written::Fenced;
         }
         let history = self.histories.entry(append.entity).or_default();
-        if history.events.len() as u64 != append.expected.0 {
+        if history.events.len() as u64 != append.expected.0 && !planted::is(Bug::SequenceSkipped) {
             return Written::Conflict;
         }
         let last = append.expected.after(append.events.len());
         history.events.extend(append.events);
         if let Some(snapshot) = append.snapshot {
-            history.snapshot = Some((last, snapshot));
+            let off = usize::from(planted::is(Bug::SnapshotTooFar));
+            history.snapshot = Some((last.after(off), snapshot));
         }
         Written::Committed
     }
@@ -179,6 +186,9 @@ impl State {
             return Written::Conflict;
         }
         *version = put.next;
+        if put.value.is_none() && planted::is(Bug::VersionForgotten) {
+            *version = Version::default();
+        }
         *value = put.value;
         Written::Committed
     }

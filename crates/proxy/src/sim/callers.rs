@@ -33,8 +33,9 @@ struct Waits {
 }
 
 impl Caller {
-    pub(super) fn new(commands: u64) -> Self {
-        Self { left: commands, reads: ENTITIES, waits: None }
+    /// Gives so many commands; one caller reads everything at last.
+    pub(super) fn new(commands: u64, reads: bool) -> Self {
+        Self { left: commands, reads: if reads { ENTITIES } else { 0 }, waits: None }
     }
 
     pub(super) fn is_done(&self) -> bool {
@@ -62,7 +63,9 @@ impl World {
             self.callers[caller].reads - 1
         } else {
             self.callers[caller].left -= 1;
-            self.random.one_of(ENTITIES)
+            // Some are hot, so that writes of one entity wait behind each other.
+            let of = if self.random.chance(4_000) { 2 } else { ENTITIES };
+            self.random.one_of(of)
         };
         let name = if last || self.random.chance(3_500) { "read" } else { "change" };
         self.counts.commands += 1;

@@ -99,7 +99,7 @@ impl World {
         if self.chaos && self.random.chance(150) {
             return self.random.within(100 * MILLIS, 8 * SECONDS);
         }
-        self.random.within(100, 5 * MILLIS)
+        self.random.within(100, 12 * MILLIS)
     }
 
     /// The store gets a question, whether or not the process is there that asked.

@@ -30,10 +30,10 @@ pub(super) const MILLIS: Time = 1_000;
 pub(super) const SECONDS: Time = 1_000_000;
 
 /// Event sourced ones and values take turns.
-pub(super) const ENTITIES: usize = 3;
-const CALLERS: usize = 6;
+pub(super) const ENTITIES: usize = 7;
+const CALLERS: usize = 9;
 /// Commands of each caller while things go wrong.
-const COMMANDS: u64 = 25;
+const COMMANDS: u64 = 18;
 /// When a world that does not come to rest counts as stuck.
 const STUCK: Time = 900 * SECONDS;
 /// Actions of ten thousand behind which the process is gone.
@@ -159,7 +159,7 @@ impl World {
             memory,
             away: false,
             slots: [Slot::default(), Slot::default()],
-            callers: (0..CALLERS).map(|_| Caller::new(COMMANDS)).collect(),
+            callers: (0..CALLERS).map(|caller| Caller::new(COMMANDS, caller == 0)).collect(),
             ids: (0..ENTITIES).map(id).collect(),
             services,
             counts: Counts::default(),

@@ -153,11 +153,12 @@ impl World {
         let in_time = !lost || (!self.away && self.random.chance(5_000));
         let mut outcomes = match writes {
             Together::Events(writes) => {
-                writes.into_iter().map(|append| self.store_append(&append, in_time)).collect()
+                let often = if writes.len() > 1 { 600 } else { 80 };
+                writes.into_iter().map(|a| self.store_append(&a, in_time, often)).collect()
             }
             Together::Values(writes) => writes
                 .into_iter()
-                .map(|(put, state)| self.store_put(&put, state, in_time))
+                .map(|(put, state)| self.store_put(&put, state, in_time, 80))
                 .collect::<Vec<_>>(),
         };
         if lost {
@@ -170,8 +171,8 @@ impl World {
         self.after(way, Next::Batch(who, BatchNext::Answered(kind, batch, outcomes)));
     }
 
-    fn store_append(&mut self, append: &Append, written: bool) -> Written {
-        if let Some(refused) = self.refused() {
+    fn store_append(&mut self, append: &Append, written: bool, often: u64) -> Written {
+        if let Some(refused) = self.refused(often) {
             return refused;
         }
         if !written {
@@ -185,8 +186,8 @@ impl World {
         outcome
     }
 
-    fn store_put(&mut self, put: &Put, state: Node, written: bool) -> Written {
-        if let Some(refused) = self.refused() {
+    fn store_put(&mut self, put: &Put, state: Node, written: bool, often: u64) -> Written {
+        if let Some(refused) = self.refused(often) {
             return refused;
         }
         if !written {
@@ -202,9 +203,16 @@ impl World {
         outcome
     }
 
-    fn refused(&mut self) -> Option<Written> {
-        let refuses = self.chaos && self.random.chance(50);
-        refuses.then(|| Written::Refused("the disk is full".to_owned()))
+    /// A store may say no to a write for reasons of its own.
+    fn refused(&mut self, often: u64) -> Option<Written> {
+        if !(self.chaos && self.random.chance(often)) {
+            return None;
+        }
+        Some(match self.random.one_of(3) {
+            0 => Written::Refused("the disk is full".to_owned()),
+            1 => Written::Conflict,
+            _ => Written::Fenced,
+        })
     }
 
     /// A write of an entity has an outcome.
