@@ -22,6 +22,7 @@ use bytes::Bytes;
 use protocol::cloudstate::{Forward, Metadata, SideEffect};
 
 pub use context::{Context, Orphan};
+pub use driver::View;
 pub use registry::Entities;
 
 /// What an entity answered.

@@ -29,6 +29,7 @@ use tonic::body::Body;
 use crate::{
     entity::Entities,
     readiness::{Part, Readiness},
+    report::Reporter,
     route::{Kind, Routes, Service},
     user_function::UserFunction,
 };
@@ -173,6 +174,10 @@ pub struct Sources {
     pub entities: Entities,
     /// Whether calls are served.
     pub readiness: Readiness,
+    /// Who hears of what the user function does wrong.
+    pub reporter: Reporter,
+    /// What the user function serves.
+    pub services: Vec<Arc<Service>>,
 }
 
 /// How an exposition is written.

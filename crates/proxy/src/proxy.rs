@@ -15,13 +15,14 @@ use api::{
     Chain,
     contract::{NotReady, exit, reason},
 };
+use futures::FutureExt as _;
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::{
     action::Actions,
-    admin,
+    admin::Desk,
     budget::Budget,
     config::Config,
     discovery::{Discovery, Outdated, Refused},
@@ -117,11 +118,9 @@ pub async fn run_on(
     let readiness = Readiness::starting();
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
-    let told = readiness.clone();
-    let answer = move |request, _peer| {
-        let response = admin::answer(&told.now(), &request);
-        async move { Ok(response) }
-    };
+    let sources: Arc<OnceLock<Sources>> = Arc::default();
+    let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources));
+    let answer = move |request, _peer| desk.clone().answer(request).map(Ok);
     let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
     tokio::spawn(connections::serve(
         management,
@@ -130,7 +129,6 @@ pub async fn run_on(
         alive.clone(),
         config.drain,
     ));
-    let sources: Arc<OnceLock<Sources>> = Arc::default();
     let told = Arc::clone(&sources);
     let answer = move |request, _peer| {
         let response = metrics::answer(told.get(), &request);
@@ -205,9 +203,14 @@ async fn serve(
         budget: budget.clone(),
         limits: config.entities,
     });
-    let (counted, known) = (metrics.clone(), readiness.clone());
-    let looked_at =
-        Sources { metrics: counted, user_function, entities: entities.clone(), readiness: known };
+    let looked_at = Sources {
+        metrics: metrics.clone(),
+        user_function,
+        entities: entities.clone(),
+        readiness: readiness.clone(),
+        reporter: reporter.clone(),
+        services: discovered.served(),
+    };
     // Nobody else sets it.
     drop(sources.set(looked_at));
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);

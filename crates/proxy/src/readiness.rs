@@ -1,6 +1,9 @@
 //! Whether calls are served, and if not, why: what each part of the proxy says of itself, put together.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use api::contract::{NotReady, reason};
 use tokio::sync::watch;
@@ -27,6 +30,8 @@ const PARTS: usize = 4;
 #[derive(Clone, Debug)]
 pub struct Readiness {
     parts: Arc<watch::Sender<[Ready; PARTS]>>,
+    /// When all became ready, or the first was no more.
+    since: Arc<Mutex<SystemTime>>,
 }
 
 impl Readiness {
@@ -40,14 +45,19 @@ impl Readiness {
         for part in [Part::UserFunction, Part::Ownership, Part::Edge] {
             parts[part as usize] = Err(starting.clone());
         }
-        Self { parts: Arc::new(watch::Sender::new(parts)) }
+        let since = Arc::new(Mutex::new(SystemTime::now()));
+        Self { parts: Arc::new(watch::Sender::new(parts)), since }
     }
 
     /// Takes a part's word on itself.
     pub fn set(&self, part: Part, ready: Ready) {
         self.parts.send_if_modified(|parts| {
             let changed = parts[part as usize] != ready;
+            let before = all(parts).is_ok();
             parts[part as usize] = ready;
+            if all(parts).is_ok() != before {
+                *self.since.lock().unwrap_or_else(PoisonError::into_inner) = SystemTime::now();
+            }
             changed
         });
     }
@@ -61,6 +71,11 @@ impl Readiness {
     /// Whether all are ready; else what the first says that is not.
     pub fn now(&self) -> Ready {
         all(&self.parts.borrow())
+    }
+
+    /// Since when it is all ready, or not.
+    pub fn since(&self) -> SystemTime {
+        *self.since.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What one part says.

@@ -1,7 +1,11 @@
 //! Tells the developer of a user function, through the protocol's `reportError` and our log, of what
 //! the user function does wrong.
 
-use std::time::Duration;
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime},
+};
 
 use protocol::cloudstate::{UserFunctionError, entity_discovery_client::EntityDiscoveryClient};
 use tokio::{sync::mpsc, time};
@@ -11,6 +15,8 @@ use crate::user_function::UserFunction;
 
 /// Reports that may wait; what comes on top is in the log only.
 const WAITING: usize = 64;
+/// Reports that are kept for whoever looks.
+const KEPT: usize = 32;
 /// How long the user function may take for one.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -18,6 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub struct Reporter {
     queue: mpsc::Sender<String>,
+    recent: Arc<Mutex<VecDeque<(SystemTime, String)>>>,
 }
 
 impl Reporter {
@@ -33,14 +40,29 @@ impl Reporter {
                 }
             }
         });
-        Self { queue }
+        Self { queue, recent: Arc::default() }
     }
 
     /// Logs what happened and tells the user function, which need not listen.
     pub fn report(&self, message: String) {
         warn!(message, "the user function broke the protocol");
+        self.hand_on(message);
+    }
+
+    /// The same for what is in the log already.
+    pub fn hand_on(&self, message: String) {
+        {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.truncate(KEPT - 1);
+            recent.push_front((SystemTime::now(), message.clone()));
+        }
         if self.queue.try_send(message).is_err() {
             debug!("a report was not handed on, since too many wait");
         }
+    }
+
+    /// The last reports, the newest first.
+    pub fn recent(&self) -> Vec<(SystemTime, String)> {
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }

@@ -1,6 +1,10 @@
 //! What can be called: one [`Method`] for each that the user function describes, found by its path.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -103,6 +107,13 @@ impl Routes {
     /// All methods, each with its path.
     pub fn methods(&self) -> impl Iterator<Item = (&str, &Arc<Method>)> {
         self.methods.iter().map(|(path, method)| (path.as_str(), method))
+    }
+
+    /// All services, sorted by their names.
+    pub fn served(&self) -> Vec<Arc<Service>> {
+        let named = self.methods.values().map(|m| (m.service.name.as_str(), &m.service));
+        let named: BTreeMap<_, _> = named.collect();
+        named.into_values().cloned().collect()
     }
 
     /// Full names of all services, sorted.

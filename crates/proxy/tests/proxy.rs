@@ -248,3 +248,42 @@ async fn metrics_tell_of_calls_entities_store_and_process() {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
 }
+
+#[tokio::test]
+async fn the_management_port_shows_what_the_proxy_is_doing() {
+    let stand = Stand::start().await;
+    stand.value("Add", item("a/b", 2)).await;
+    stand.value("Add", item("c", 3)).await;
+    stand.call("Fail", item("d", 0)).await.unwrap_err();
+    let waiting = tokio::spawn(call(stand.channel().await, "Wait", Request::new(item("c", 0))));
+    eventually("an entity is seen to wait", async || {
+        stand
+            .get("/entities?service=counter.Counter&key=c")
+            .await
+            .contains("awaiting the user function")
+    })
+    .await;
+    let all = stand.get("/entities").await;
+    assert!(all.contains("key: a/b, phase: running, queued: 0, sequence: 1"), "{all}");
+    let one = stand.get("/entities?key=a%2Fb&format=json").await;
+    assert!(one.contains("application/json"), "{one}");
+    assert!(one.contains("\"listed\":1") && one.contains("\"sequence\":1"), "{one}");
+    let status = stand.get("/status").await;
+    for part in [
+        "ready: yes",
+        "store: in-memory",
+        "ownership: yes",
+        "epoch: 1",
+        "state: connected",
+        "counter.Counter",
+        "recent problems:",
+        "Unexpected entity failure",
+    ] {
+        assert!(status.contains(part), "{part} is missing in {status}");
+    }
+    for alias in ["/live", "/healthz"] {
+        assert!(stand.get(alias).await.starts_with("HTTP/1.1 200"));
+    }
+    stand.counter.go();
+    waiting.await.unwrap().unwrap();
+}

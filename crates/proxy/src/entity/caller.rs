@@ -43,6 +43,11 @@ impl Handle {
         self.inbox.is_empty()
     }
 
+    /// How many wait for an answer, out of `queue` who may.
+    pub(super) fn waiting(&self, queue: usize) -> usize {
+        queue.saturating_sub(self.places.available_permits())
+    }
+
     /// Whether nobody waits for an answer, out of `queue` who may.
     pub(super) fn is_idle(&self, queue: usize) -> bool {
         self.places.available_permits() == queue

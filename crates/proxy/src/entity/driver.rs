@@ -1,6 +1,6 @@
 //! Carries out what an entity's state machine says: the only place where an entity waits.
 
-use std::{collections::VecDeque, pin::Pin, sync::Arc};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use futures::{
     FutureExt as _, StreamExt as _,
@@ -8,19 +8,20 @@ use futures::{
     future::{self, BoxFuture},
 };
 use http::uri::PathAndQuery;
+use protocol::cloudstate::{Metadata, metadata_entry};
 use tokio::{
     sync::oneshot,
     time::{self, Instant, Sleep},
 };
 use tonic::{Status, Streaming, client::Grpc};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::{
     Answer,
     context::Context,
     history::History,
-    machine::{Action, Event, Machine, Request, StreamEnd, Ticket, Timer},
-    message::{Incoming, Write},
+    machine::{Action, Event, Glance, Machine, Request, StreamEnd, Ticket, Timer},
+    message::{Incoming, Outgoing, Write},
     meter::Meter,
     outbound::{self, Outbound},
     room::Leaving,
@@ -44,6 +45,8 @@ pub(super) enum Inbound {
     Passivate(Leaving),
     /// Finish what waits, then end.
     Stop,
+    /// Somebody wants to know how the entity is.
+    Look(oneshot::Sender<View>),
 }
 
 /// One entity at work.
@@ -68,7 +71,42 @@ pub(super) struct Driver {
     /// Held while the entity makes room for another.
     leaving: Option<Leaving>,
     _room: Taken,
+    /// When something happened last.
+    busy: Instant,
+    /// The command that is, or was last, with the user function, for the log.
+    command: Option<CommandName>,
     meter: Option<Meter>,
+}
+
+/// How an open entity is at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Full name of its service.
+    pub service: String,
+    /// What it is called.
+    pub id: EntityId,
+    /// How long nothing has happened to it.
+    pub idle: Duration,
+    /// What its state machine says of itself.
+    pub machine: Glance,
+}
+
+/// What the log calls a command.
+#[derive(Debug)]
+struct CommandName {
+    /// Its number within the activation.
+    id: i64,
+    /// The caller's trace, when it sent one.
+    trace: Option<String>,
+}
+
+/// The `traceparent` of W3C that came with a command.
+fn trace(metadata: Option<&Metadata>) -> Option<String> {
+    let entry = metadata?.entries.iter().find(|entry| entry.key == "traceparent")?;
+    match entry.value.as_ref()? {
+        metadata_entry::Value::StringValue(trace) => Some(trace.clone()),
+        metadata_entry::Value::BytesValue(_) => None,
+    }
 }
 
 /// The user function's side of the stream.
@@ -91,6 +129,8 @@ impl Driver {
     ) -> Self {
         let in_flight = context.limits.in_flight;
         Self {
+            busy: Instant::now(),
+            command: None,
             meter: context.metrics.entity(&service).map(Meter::new),
             machine: Machine::new(Arc::clone(&service), Arc::clone(&id), in_flight),
             context,
@@ -113,8 +153,20 @@ impl Driver {
     /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in.
     pub(super) async fn run(mut self, forget: impl Fn(&EntityId) -> bool + Send) {
         loop {
-            let event = self.next().await;
+            let Some(event) = self.next().await else { continue };
             let now = Instant::now();
+            self.busy = now;
+            if let Event::StreamEnded(_, why) = &event {
+                let command = self.command.as_ref();
+                info!(
+                    entity.kind = %self.id.persistence_id,
+                    entity.key = %self.id.key,
+                    command.id = command.map(|command| command.id),
+                    trace = command.and_then(|command| command.trace.as_deref()),
+                    error = why,
+                    "stream to the user function ended"
+                );
+            }
             let cause = self.meter.as_mut().map(|meter| meter.happens(&event, now));
             let actions = self.machine.on(event);
             if let (Some(meter), Some(cause)) = (&mut self.meter, cause) {
@@ -135,9 +187,9 @@ impl Driver {
         }
     }
 
-    /// The next thing that happens.
-    async fn next(&mut self) -> Event {
-        tokio::select! {
+    /// The next thing that happens; none when somebody has only looked.
+    async fn next(&mut self) -> Option<Event> {
+        Some(tokio::select! {
             biased;
             outcome = first(&mut self.writes) => Event::Written(outcome),
             event = self.inbound.next() => event,
@@ -149,13 +201,13 @@ impl Driver {
                 self.opening = matches!(event, Event::LoadEnded);
                 event
             }
-            Some(inbound) = self.inbox.next() => self.take(inbound),
+            Some(inbound) = self.inbox.next() => return self.take(inbound),
             () = self.timer.elapsed() => Event::TimedOut,
-        }
+        })
     }
 
-    fn take(&mut self, inbound: Inbound) -> Event {
-        match inbound {
+    fn take(&mut self, inbound: Inbound) -> Option<Event> {
+        Some(match inbound {
             Inbound::Command(request, answer) => {
                 self.callers.push_back((request.ticket, answer));
                 Event::Arrived(request)
@@ -169,6 +221,20 @@ impl Driver {
                 Event::Passivate
             }
             Inbound::Stop => Event::Stop,
+            Inbound::Look(asker) => {
+                // Whoever asked may not want to know any more.
+                drop(asker.send(self.view()));
+                return None;
+            }
+        })
+    }
+
+    fn view(&self) -> View {
+        View {
+            service: self.service.name.clone(),
+            id: EntityId::clone(&self.id),
+            idle: self.busy.elapsed(),
+            machine: self.machine.glance(),
         }
     }
 
@@ -180,6 +246,9 @@ impl Driver {
             }
             Action::Open => self.open(),
             Action::Send(message) => {
+                if let Outgoing::Command { id, metadata, .. } = &message {
+                    self.command = Some(CommandName { id: *id, trace: trace(metadata.as_ref()) });
+                }
                 if let Some(outbound) = &self.outbound {
                     outbound.push(message);
                 }
@@ -199,7 +268,18 @@ impl Driver {
             }
             Action::Arm(timer) => self.arm(timer),
             Action::Disarm => self.timer = Deadline::default(),
-            Action::Report(what) => self.context.reporter.report(what),
+            Action::Report(what) => {
+                let command = self.command.as_ref();
+                warn!(
+                    entity.kind = %self.id.persistence_id,
+                    entity.key = %self.id.key,
+                    command.id = command.map(|command| command.id),
+                    trace = command.and_then(|command| command.trace.as_deref()),
+                    what,
+                    "the user function broke the protocol"
+                );
+                self.context.reporter.hand_on(what);
+            }
             Action::End => {
                 debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive");
             }
@@ -335,7 +415,6 @@ impl UserStream {
 
 fn stream_end(status: &Status) -> Event {
     let why = user_function::explain(status);
-    info!(error = why, "stream to the user function ended");
     let mut cause = std::error::Error::source(status);
     while let Some(error) = cause {
         if error.is::<tonic::ConnectError>() {
@@ -355,7 +434,7 @@ struct Deadline {
 }
 
 impl Deadline {
-    fn arm(&mut self, after: std::time::Duration) {
+    fn arm(&mut self, after: Duration) {
         let at = Instant::now() + after;
         self.at = Some(at);
         match &mut self.sleep {
@@ -386,8 +465,6 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test]

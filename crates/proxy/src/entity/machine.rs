@@ -170,6 +170,19 @@ enum Phase {
     Settling,
 }
 
+/// What can be seen of an entity from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Glance {
+    /// What it is doing.
+    pub phase: &'static str,
+    /// Commands that the user function has not got yet.
+    pub queued: usize,
+    /// Answers that wait for the store.
+    pub in_flight: usize,
+    /// The last event, or the count of writes.
+    pub sequence: Sequence,
+}
+
 #[derive(Debug)]
 struct Queued {
     request: Request,
@@ -204,6 +217,25 @@ impl Machine {
             strays: 0,
             reactivate: false,
             stopping: false,
+        }
+    }
+
+    /// How it is.
+    pub fn glance(&self) -> Glance {
+        let phase = match self.phase {
+            Phase::Passive => "passive",
+            Phase::Recovering { .. } => "recovering",
+            Phase::Opening => "opening",
+            Phase::Running => "running",
+            Phase::Awaiting(_) => "awaiting the user function",
+            Phase::Closing => "closing",
+            Phase::Settling => "settling",
+        };
+        Glance {
+            phase,
+            queued: self.queue.len(),
+            in_flight: self.unacknowledged.len(),
+            sequence: self.sequence,
         }
     }
 

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use protocol::{Any, cloudstate::Metadata};
 use tokio::{
+    sync::oneshot,
     task::AbortHandle,
     time::{self, Instant},
 };
@@ -22,7 +23,7 @@ use super::{
     Answer, Failure, FailureKind,
     caller::{Caller, Handle},
     context::Context,
-    driver::{Driver, Inbound},
+    driver::{Driver, Inbound, View},
     machine::{Request, Ticket},
     room::{self, Pressure},
 };
@@ -34,6 +35,9 @@ use crate::{
 
 /// Parts of the table that are locked apart, so that calls seldom meet.
 const PARTS: usize = 64;
+
+/// How long an entity may take to say how it is.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// All open entities; clones share them.
 #[derive(Clone)]
@@ -116,6 +120,27 @@ impl Entities {
     pub fn open_count(&self) -> usize {
         let lock = |part: &Mutex<Part>| part.lock().unwrap_or_else(PoisonError::into_inner).len();
         self.shared.parts.iter().map(lock).sum()
+    }
+
+    /// How those are that this lets through, at most so many, the most beset first. One that is busy with
+    /// ending is left out.
+    pub async fn look(&self, most: usize, wanted: impl Fn(&EntityId) -> bool) -> Vec<View> {
+        let queue = self.shared.context.limits.queue;
+        let mut found = Vec::new();
+        self.shared.for_each(|id, open| {
+            if wanted(id) {
+                found.push((open.handle.waiting(queue), open.handle.clone()));
+            }
+        });
+        found.sort_unstable_by_key(|(waiting, _)| std::cmp::Reverse(*waiting));
+        found.truncate(most);
+        let asked = found.into_iter().map(|(_, handle)| {
+            let (asker, answer) = oneshot::channel();
+            handle.tell(Inbound::Look(asker));
+            time::timeout(LOOK, answer)
+        });
+        let views = futures::future::join_all(asked).await;
+        views.into_iter().filter_map(|view| view.ok()?.ok()).collect()
     }
 
     /// What they may take.
