@@ -14,6 +14,7 @@ const GENERATORS: &[(&str, &str, &str)] = &[
     ("deploy/crds", "api", "crds"),
     ("crates/protocol/src/generated", "protocol", "fresh"),
     ("crates/conformance/src/generated", "conformance", "fresh"),
+    ("crates/scripted-function/src/descriptors.bin", "scripted-function", "fresh"),
 ];
 
 /// Runs every generator.

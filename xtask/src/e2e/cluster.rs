@@ -98,7 +98,7 @@ impl Cluster {
     }
 }
 
-/// The image of `crates/protocol/examples/scripted_discovery.rs`.
+/// The image of `crates/scripted-function`.
 fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
     progress.say("building the scripted user function (release, static)");
     let root = layout::root();
@@ -106,14 +106,14 @@ fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
     let folder = root.join("target/static");
     let mut build = cargo(&root);
     build.args(["build", "--locked", "--release", "--target", &target]);
-    build.args(["--package", "protocol", "--example", "scripted_discovery"]);
+    build.args(["--package", "scripted-function"]);
     build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
     progress.run("build-scripted", build, Duration::from_mins(15))?;
     let recipe = Recipe {
         name: "scripted-function".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         dockerfile: root.join("xtask/parts/scripted-function"),
-        programs: vec![folder.join(target).join("release/examples/scripted_discovery")],
+        programs: vec![folder.join(target).join("release/scripted-function")],
     };
     images::build(progress, &recipe)
 }

@@ -80,6 +80,13 @@ const ROOMS: &[Room] = &[
         default_features: true,
     },
     Room {
+        name: "scripted-function",
+        ours: &["protocol"],
+        others: Some(&["prost", "tokio", "tonic"]),
+        never: KUBERNETES,
+        default_features: true,
+    },
+    Room {
         name: "testbed",
         ours: &["api", "protocol"],
         others: None,

@@ -22,23 +22,8 @@ use protocol::cloudstate::{
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::{Request, Response, Status, transport::Server};
 
-/// The service that callers would see.
-const SERVICE_PROTO: &str = r#"
-syntax = "proto3";
-package scripted;
-import "google/protobuf/empty.proto";
-import "cloudstate/entity_key.proto";
-message Poke { string id = 1 [(cloudstate.entity_key) = true]; }
-service Scripted { rpc DoPoke(Poke) returns (google.protobuf.Empty); }
-"#;
-
-/// The option by which a field says that it is the entity's key.
-const ENTITY_KEY_PROTO: &str = r#"
-syntax = "proto3";
-package cloudstate;
-import "google/protobuf/descriptor.proto";
-extend google.protobuf.FieldOptions { bool entity_key = 1080; }
-"#;
+/// `proto/scripted.proto` with its imports, as a `FileDescriptorSet`; `tests/fresh.rs` writes it.
+const DESCRIPTORS: &[u8] = include_bytes!("descriptors.bin");
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
@@ -81,7 +66,7 @@ fn answer() -> Result<EntitySpec, Box<dyn Error>> {
     let version = env::var("SCRIPT_PROTOCOL").unwrap_or_else(|_| "0.2".to_owned());
     let (major, minor) = version.split_once('.').ok_or("SCRIPT_PROTOCOL is not like 0.2")?;
     Ok(EntitySpec {
-        proto: descriptors()?,
+        proto: Bytes::from_static(DESCRIPTORS),
         entities: vec![Entity {
             entity_type: env::var("SCRIPT_ENTITY_TYPE")
                 .unwrap_or_else(|_| protocol::EVENT_SOURCED.to_owned()),
@@ -97,25 +82,4 @@ fn answer() -> Result<EntitySpec, Box<dyn Error>> {
             ..ServiceInfo::default()
         }),
     })
-}
-
-fn descriptors() -> Result<Bytes, Box<dyn Error>> {
-    use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
-
-    struct Inline;
-    impl FileResolver for Inline {
-        fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-            match name {
-                "scripted.proto" => File::from_source(name, SERVICE_PROTO),
-                "cloudstate/entity_key.proto" => File::from_source(name, ENTITY_KEY_PROTO),
-                _ => Err(protox::Error::file_not_found(name)),
-            }
-        }
-    }
-    let mut files = ChainFileResolver::new();
-    files.add(Inline);
-    files.add(GoogleFileResolver::new());
-    let mut compiler = protox::Compiler::with_file_resolver(files);
-    compiler.include_imports(true).open_file("scripted.proto")?;
-    Ok(compiler.encode_file_descriptor_set().into())
 }
