@@ -21,17 +21,23 @@ use std::{
     time::{Duration, Instant},
 };
 
+use api::contract;
 use async_trait::async_trait;
 use futures::stream::{self, BoxStream, StreamExt as _};
 use protocol::Any;
-use proxy::journal::{
-    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Memory, Owner, Put,
-    Renewed, Shard, Store, Values, Version, Written,
+use proxy::{
+    config::Config,
+    journal::{
+        Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Memory, Owner, Put,
+        Renewed, Settings, Shard, Store, Values, Version, Written,
+        postgres::{self, Secret, Tls},
+    },
 };
 use support::{
     counter::{Counter, Item, Total, item},
     eventually, get,
 };
+use testbed::postgres::{NAME, Postgres};
 use tokio::{
     runtime::{self, Runtime},
     sync::watch,
@@ -139,13 +145,19 @@ struct Proxy {
 
 impl Proxy {
     fn start(store: &Shared) -> Self {
+        let store: Arc<dyn Store> = Arc::new(store.clone());
+        Self::start_with(|_config| {}, Some(store))
+    }
+
+    /// A proxy that opens its store by itself, unless it is given one.
+    fn start_with(change: impl FnOnce(&mut Config), store: Option<Arc<dyn Store>>) -> Self {
         let (address, counter) = (support::address(), Counter::default());
         counter.listen((address, 8080).into());
-        let (config, stop) = (support::config(address), CancellationToken::new());
+        let (mut config, stop) = (support::config(address), CancellationToken::new());
+        change(&mut config);
         let mut runtime = runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(1).enable_all().build().unwrap();
-        let store: Arc<dyn Store> = Arc::new(store.clone());
-        runtime.spawn(proxy::run_on(config, Some(store), stop.clone()));
+        runtime.spawn(proxy::run_on(config, store, stop.clone()));
         Self { address, counter, stop, runtime: Some(runtime) }
     }
 
@@ -236,6 +248,51 @@ async fn a_killed_owner_is_replaced_and_what_it_acknowledged_is_there() {
     old.kill();
     let new = Proxy::ready(&store).await;
     assert_eq!(new.value("Get", item("a", 0)).await, 2);
+}
+
+#[tokio::test]
+async fn a_file_is_handed_over_and_taken_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("cloudstate.db");
+    hand_over_and_take_over(|config| {
+        config.terms.store = contract::Store::Sqlite;
+        config.store = Settings::Sqlite(file.clone());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_database_is_handed_over_and_taken_over() {
+    let server = Postgres::start().await.unwrap();
+    let settings = postgres::Settings {
+        host: "127.0.0.1".to_owned(),
+        port: server.port(),
+        database: NAME.to_owned(),
+        user: NAME.to_owned(),
+        password: Secret(NAME.to_owned()),
+        schema: None,
+        tls: Tls::default(),
+        create_tables: true,
+    };
+    hand_over_and_take_over(|config| {
+        config.terms.store = contract::Store::Postgres;
+        config.store = Settings::Postgres(Box::new(settings.clone()));
+    })
+    .await;
+}
+
+/// One proxy hands over to a second one, which is killed, and the first one takes over again.
+async fn hand_over_and_take_over(store: impl Fn(&mut Config)) {
+    let first = Proxy::start_with(&store, None);
+    first.until_ready().await;
+    assert_eq!(first.value("Add", item("a", 2)).await, 2);
+    let mut second = Proxy::start_with(&store, None);
+    second.until_ready().await;
+    assert_eq!(second.value("Add", item("a", 3)).await, 5);
+    first.until("OwnershipPending").await;
+    second.kill();
+    first.until_ready().await;
+    assert_eq!(first.value("Add", item("a", 4)).await, 9);
 }
 
 #[tokio::test]
