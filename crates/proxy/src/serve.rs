@@ -101,7 +101,8 @@ impl Edge {
         };
         let unread = Arc::clone(&self.unread);
         let follow = self.health.clone().follow();
-        let answer = move |request, peer| self.clone().answer(request, peer);
+        // Some kilobytes, which would be copied each time that a task is made of them.
+        let answer = move |request, peer| Box::pin(self.clone().answer(request, peer));
         tokio::select! {
             () = connections::serve(listener, answer, unread, stop.clone(), drain) => {}
             () = end_streams => {}
