@@ -24,8 +24,11 @@ pub(super) fn link(proto: &Bytes) -> Result<DescriptorPool, Vec<String>> {
             proto.len()
         )]
     })?;
-    let problems: Vec<_> =
-        missing_imports(&set).chain(circular_import(&set)).chain(missing_types(&set)).collect();
+    let problems: Vec<_> = unknown_syntax(&set)
+        .chain(missing_imports(&set))
+        .chain(circular_import(&set))
+        .chain(missing_types(&set))
+        .collect();
     if !problems.is_empty() {
         return Err(problems);
     }
@@ -34,6 +37,22 @@ pub(super) fn link(proto: &Bytes) -> Result<DescriptorPool, Vec<String>> {
             "EntitySpec.proto does not link: file {:?}: {error}: send the descriptors as protoc makes them",
             error.file().unwrap_or_default()
         )]
+    })
+}
+
+/// Files of a syntax that the library does not know. It has to be found before linking: prost-reflect 0.16.5
+/// panics when it is about to tell of one.
+fn unknown_syntax(set: &FileDescriptorSet) -> impl Iterator<Item = String> {
+    let unknown = |file: &&FileDescriptorProto| {
+        !matches!(file.syntax.as_deref(), None | Some("proto2" | "proto3"))
+    };
+    set.file.iter().filter(unknown).map(|file| {
+        format!(
+            "EntitySpec.proto: file {:?} has the syntax {:?}, which is not served: write it in proto3, or in \
+             proto2",
+            file.name(),
+            file.syntax()
+        )
     })
 }
 

@@ -154,6 +154,12 @@ fn answers() -> Vec<Row> {
             memory,
             &["EntitySpec.proto does not link", "shop.proto"],
         ),
+        (
+            "a file in an edition of protobuf",
+            described(|set| shop(set).syntax = Some("editions".to_owned())),
+            memory,
+            &["EntitySpec.proto", "\"shop.proto\"", "the syntax \"editions\"", "proto3"],
+        ),
         ("no entities", spec(CART, vec![]), memory, &["EntitySpec.entities is empty"]),
     ]
 }
