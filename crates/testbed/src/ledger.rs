@@ -181,8 +181,8 @@ fn replies(entries: &[&Entry], events: &[Event], say: &mut impl FnMut(String)) {
         .iter()
         .filter_map(|entry| entry.told.map(|(told, at)| (told, at, *entry)))
         .collect();
-    // A read stands right behind the event that it saw.
-    told.sort_by_key(|(told, _, entry)| (told.sequence, entry.asked == Asked::Read));
+    // A read stands right behind the event that it saw, and reads that saw the same in any order.
+    told.sort_by_key(|(told, _, entry)| (told.sequence, entry.asked == Asked::Read, entry.sent));
     let mut latest: Option<(Instant, Id)> = None;
     for (told, at, entry) in told {
         let id = entry.id;

@@ -129,6 +129,20 @@ fn replies_out_of_order_are_seen() {
 }
 
 #[test]
+fn reads_that_saw_the_same_stand_in_any_order() {
+    check(
+        |sample| {
+            let mut again = sample.entries[2].clone();
+            again.id = (2, 1);
+            again.sent += Duration::from_secs(1);
+            again.told.as_mut().unwrap().1 += Duration::from_secs(1);
+            sample.entries.insert(0, again);
+        },
+        "",
+    );
+}
+
+#[test]
 fn a_read_of_the_past_is_seen() {
     let past = Told { value: 5, sequence: 1 };
     check(
