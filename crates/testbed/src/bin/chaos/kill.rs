@@ -120,6 +120,7 @@ impl Victims {
                 self.function = counter().start(self.function_address).await?.0;
             }
             Kind::Backend => {
+                self.until_postgres_answers().await?;
                 let killed = self.postgres.kill_backends(APPLICATION).await?;
                 ensure!(killed > 0, "the proxy has no connection to Postgres");
             }
@@ -135,6 +136,7 @@ impl Victims {
     async fn zombie(&mut self) -> Result<()> {
         self.proxy.pause()?;
         let next = self.spare.start_ready(PATIENCE).await?;
+        self.until_postgres_answers().await?;
         let transaction = next_transaction(&self.postgres).await?;
         self.fences.push(Fence { transaction, via: self.number });
         let mut zombie = std::mem::replace(&mut self.proxy, next);
@@ -151,6 +153,18 @@ impl Victims {
         zombie.kill().await
     }
 
+    /// An entity may have answered while Postgres still recovers from the kill before.
+    async fn until_postgres_answers(&self) -> Result<()> {
+        let begun = Instant::now();
+        while let Err(error) = self.postgres.client().await {
+            if begun.elapsed() > PATIENCE {
+                return Err(error.context("Postgres does not come back"));
+            }
+            time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+
     /// Calls go to the proxy that was started last.
     fn called_now(&mut self) {
         self.number += 1;
@@ -159,6 +173,7 @@ impl Victims {
 
     /// Asks the proxy to leave in good order, so that nothing is under way any more.
     pub(crate) async fn end(&mut self) -> Result<()> {
+        self.until_postgres_answers().await?;
         self.proxy.terminate()?;
         let status = self.proxy.ended(PATIENCE).await?;
         ensure!(status.success(), "the proxy ended with {status}: {}", self.proxy.log());
