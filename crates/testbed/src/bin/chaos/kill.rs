@@ -121,8 +121,12 @@ impl Victims {
             }
             Kind::Backend => {
                 self.until_postgres_answers().await?;
-                let killed = self.postgres.kill_backends(APPLICATION).await?;
-                ensure!(killed > 0, "the proxy has no connection to Postgres");
+                let begun = Instant::now();
+                // Right after another kill the proxy may not have connected again.
+                while self.postgres.kill_backends(APPLICATION).await? == 0 {
+                    ensure!(begun.elapsed() < PATIENCE, "the proxy does not connect to Postgres");
+                    time::sleep(Duration::from_millis(5)).await;
+                }
             }
             Kind::Postmaster => {
                 self.postgres.kill_postmaster()?;
