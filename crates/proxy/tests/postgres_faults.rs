@@ -11,7 +11,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -106,6 +106,8 @@ async fn value_at_last(stand: &Stand, method: &str, item: Item) -> i64 {
 struct Load {
     callers: JoinSet<Ledger>,
     stop: Arc<AtomicBool>,
+    /// Calls that were acknowledged to any of the callers.
+    acknowledged: Arc<AtomicI64>,
 }
 
 /// What one caller knows.
@@ -120,9 +122,11 @@ struct Ledger {
 impl Load {
     fn start(stand: &Stand) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let acknowledged = Arc::new(AtomicI64::new(0));
         let mut callers = JoinSet::new();
         for caller in 0..8 {
             let (channel, stop) = (lazily(stand), Arc::clone(&stop));
+            let all = Arc::clone(&acknowledged);
             callers.spawn(async move {
                 let id = format!("caller {caller}");
                 let mut ledger = Ledger { id, sent: 0, acknowledged: 0, told: 0 };
@@ -132,6 +136,7 @@ impl Load {
                         Ok(Total { value }) => {
                             assert!(value > ledger.told, "{value} after {}", ledger.told);
                             ledger.acknowledged += 1;
+                            all.fetch_add(1, Ordering::Relaxed);
                             ledger.told = value;
                         }
                         Err(status) => {
@@ -143,7 +148,13 @@ impl Load {
                 ledger
             });
         }
-        Self { callers, stop }
+        Self { callers, stop, acknowledged }
+    }
+
+    /// Waits until so many calls were acknowledged.
+    async fn until_acknowledged(&self, count: i64) {
+        let enough = async || self.acknowledged.load(Ordering::Relaxed) >= count;
+        eventually("calls are acknowledged", enough).await;
     }
 
     /// Compares every ledger with what is there; gives the number of acknowledged calls.
@@ -284,9 +295,9 @@ async fn too_few_connections_are_told_and_what_there_is_is_used() {
     server.execute("ALTER ROLE cloudstate CONNECTION LIMIT 3").await.unwrap();
     stand.until_ready().await;
     let load = Load::start(&stand);
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    load.until_acknowledged(100).await;
     server.execute("ALTER ROLE cloudstate CONNECTION LIMIT -1").await.unwrap();
-    assert!(load.settle(&stand).await > 0);
+    load.settle(&stand).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

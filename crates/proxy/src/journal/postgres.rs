@@ -74,9 +74,13 @@ impl Postgres {
             );
         }
         taken.back();
+        // One of each sort at once: where the server lets few in, readers must not take what writers need.
+        let (writers, leases) = (pool(WRITERS, None), pool(1, Some(format!("LISTEN {CHANNEL}"))));
+        writers.take().await?.back();
+        leases.take().await?.back();
         Ok(Self {
-            writer: Writer::new(pool(WRITERS, None), service, &prefix),
-            leases: Leases::new(pool(1, Some(format!("LISTEN {CHANNEL}"))), service, &prefix),
+            writer: Writer::new(writers, service, &prefix),
+            leases: Leases::new(leases, service, &prefix),
             reader: Arc::new(Reader::new(readers, &prefix)),
             connector,
         })

@@ -1,13 +1,16 @@
 //! A bounded number of connections, opened when first needed and again when they broke.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
 use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout_at},
 };
 
 use super::connect::{Connector, Link};
@@ -21,9 +24,19 @@ const WAIT: Duration = Duration::from_secs(5);
 pub(super) struct Pool {
     connector: Arc<Connector>,
     free: Arc<Semaphore>,
-    idle: Arc<Mutex<Vec<Place>>>,
+    places: Arc<Places>,
     /// Run on each new connection.
     greeting: Option<String>,
+}
+
+/// What is not in use, and what will come back.
+#[derive(Debug)]
+struct Places {
+    /// Open connections are at the end, and taken first.
+    idle: Mutex<Vec<Place>>,
+    /// Open connections that are in use.
+    lent: AtomicUsize,
+    returned: Notify,
 }
 
 /// One of the pool's connections, if it is open.
@@ -37,7 +50,7 @@ struct Place {
 /// what was sent on it may still run.
 #[derive(Debug)]
 pub(super) struct Taken {
-    idle: Arc<Mutex<Vec<Place>>>,
+    places: Arc<Places>,
     /// Taken out only when dropped.
     place: Option<Place>,
     whole: bool,
@@ -50,30 +63,50 @@ impl Pool {
         Self {
             connector,
             free: Arc::new(Semaphore::new(size.into())),
-            idle: Arc::new(Mutex::new(places.collect())),
+            places: Arc::new(Places {
+                idle: Mutex::new(places.collect()),
+                lent: AtomicUsize::new(0),
+                returned: Notify::new(),
+            }),
             greeting,
         }
     }
 
-    /// A connection that works as far as one knows; opens it when need be.
+    /// A connection that works as far as one knows; opens it when need be. When the server lets no further
+    /// one in, those that there are go round.
     pub(super) async fn take(&self) -> Result<Taken, Error> {
-        let permit = timeout(WAIT, Arc::clone(&self.free).acquire_owned()).await;
+        let deadline = Instant::now() + WAIT;
+        loop {
+            let error = match self.try_take(deadline).await {
+                Ok(taken) => return Ok(taken),
+                Err(error) => error,
+            };
+            let another_comes = self.places.lent.load(Ordering::SeqCst) > 0;
+            let returned = self.places.returned.notified();
+            if !another_comes || timeout_at(deadline, returned).await.is_err() {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn try_take(&self, deadline: Instant) -> Result<Taken, Error> {
+        let permit = timeout_at(deadline, Arc::clone(&self.free).acquire_owned()).await;
         let permit = permit
             .map_err(|_elapsed| {
                 let busy = format!("every connection is busy since {WAIT:?}");
                 Error::new("get a connection to Postgres", busy)
             })?
             .expect("the semaphore is never closed");
-        let place = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let place = place.expect("as many places as permits");
+        let place = self.places.lock().pop().expect("as many places as permits");
+        let is_open = place.link.as_ref().is_some_and(|link| !link.is_closed());
         let mut taken = Taken {
-            idle: Arc::clone(&self.idle),
+            places: Arc::clone(&self.places),
             place: Some(place),
             whole: false,
             _permit: permit,
         };
-        let place = taken.place.as_mut().expect("just put there");
-        if place.link.as_ref().is_none_or(Link::is_closed) {
+        if !is_open {
+            let place = taken.place.as_mut().expect("just put there");
             place.link = None;
             let link = self.connector.connect().await?;
             if let Some(greeting) = &self.greeting {
@@ -82,7 +115,14 @@ impl Pool {
             }
             place.link = Some(link);
         }
+        self.places.lent.fetch_add(1, Ordering::SeqCst);
         Ok(taken)
+    }
+}
+
+impl Places {
+    fn lock(&self) -> MutexGuard<'_, Vec<Place>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -107,10 +147,21 @@ impl Taken {
 impl Drop for Taken {
     fn drop(&mut self) {
         let Some(mut place) = self.place.take() else { return };
+        let was_open = place.link.is_some();
         if !self.whole {
             place.link = None;
         }
         // Before the permit, which is dropped after this.
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(place);
+        let mut idle = self.places.lock();
+        if place.link.is_some() {
+            idle.push(place);
+        } else {
+            idle.insert(0, place);
+        }
+        drop(idle);
+        if was_open {
+            self.places.lent.fetch_sub(1, Ordering::SeqCst);
+            self.places.returned.notify_one();
+        }
     }
 }
