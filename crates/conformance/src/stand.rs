@@ -130,6 +130,20 @@ impl Stand {
         Ok(())
     }
 
+    /// An outcome with what the proxy said last, where it tells of a failure.
+    ///
+    /// # Errors
+    /// The outcome's own.
+    pub fn explained(&self, outcome: Result<()>) -> Result<()> {
+        const LINES: usize = 8;
+        outcome.map_err(|error| {
+            let log = self.proxy.log();
+            let mut lines: Vec<_> = log.lines().rev().take(LINES).collect();
+            lines.reverse();
+            error.context(format!("the proxy's last lines:\n{}\nthe step", lines.join("\n")))
+        })
+    }
+
     /// Asks the proxy to leave and waits until it has.
     ///
     /// # Errors
