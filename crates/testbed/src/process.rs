@@ -24,6 +24,9 @@ use tokio::{
 /// Lines that are kept of what a process says.
 const LOG_LINES: usize = 500;
 
+/// How long a process may take to stand still once it is told to.
+const HOLD_LIMIT: Duration = Duration::from_secs(10);
+
 /// The program of that name that cargo built beside the one that runs now.
 ///
 /// # Errors
@@ -101,12 +104,39 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
-    /// Holds it, wherever it is.
+    /// Holds it, wherever it is, and waits until it stands still: until then the kernel would deliver
+    /// another signal that is sent to it before the one that holds it.
     ///
     /// # Errors
-    /// When it has ended already.
-    pub fn pause(&self) -> Result<()> {
-        self.signal(Signal::STOP)
+    /// When it has ended already, or does not come to stand.
+    pub async fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)?;
+        let held = async {
+            while !self.is_held()? {
+                time::sleep(Duration::from_millis(1)).await;
+            }
+            Ok(())
+        };
+        let late =
+            || format!("{} does not stand still {HOLD_LIMIT:?} after it was told to", self.name);
+        time::timeout(HOLD_LIMIT, held).await.with_context(late)?
+    }
+
+    /// Whether every thread of it stands still.
+    fn is_held(&self) -> Result<bool> {
+        let path = format!("/proc/{}/task", self.id());
+        let threads = fs::read_dir(&path).with_context(|| format!("failed to read {path}"))?;
+        for thread in threads {
+            // A thread may end in this moment.
+            let stat = fs::read_to_string(thread?.path().join("stat")).unwrap_or_default();
+            if after_name(&stat)
+                .and_then(|mut fields| fields.next())
+                .is_some_and(|state| state != "T")
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Lets it go on.
@@ -275,7 +305,7 @@ mod tests {
     async fn a_paused_process_ends_only_once_it_goes_on() {
         let mut process = shell("trap 'exit 3' TERM; while :; do sleep 0.01; done");
         assert!(process.usage().unwrap().memory > 0);
-        process.pause().unwrap();
+        process.pause().await.unwrap();
         process.terminate().unwrap();
         assert!(process.ended(Duration::from_millis(100)).await.is_err());
         process.resume().unwrap();

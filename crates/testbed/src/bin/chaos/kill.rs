@@ -138,7 +138,7 @@ impl Victims {
     }
 
     async fn zombie(&mut self) -> Result<()> {
-        self.proxy.pause()?;
+        self.proxy.pause().await?;
         let next = self.spare.start_ready(PATIENCE).await?;
         self.until_postgres_answers().await?;
         let transaction = next_transaction(&self.postgres).await?;
