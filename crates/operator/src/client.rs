@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use kube::{Client, Config};
 
 /// Without it, connections whose packets vanish are waited on for ever. Watches end by themselves
@@ -12,10 +13,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long the API server ends a watch, and it is taken up where it was.
 pub(crate) const WATCH_SECONDS: u32 = 15;
 
-pub(crate) async fn connect() -> anyhow::Result<Client> {
-    let mut config = Config::infer().await?;
+/// A client with the operator's timeouts, for an API server that is known already.
+///
+/// # Errors
+/// When credentials or certificates cannot be used.
+pub fn connect(mut config: Config) -> kube::Result<Client> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     config.read_timeout = Some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
-    Ok(Client::try_from(config)?)
+    Client::try_from(config)
+}
+
+/// A client for the API server that the process's surroundings name.
+pub(crate) async fn infer() -> anyhow::Result<Client> {
+    let config = Config::infer().await.context(
+        "no way to the API server: set KUBECONFIG, or run in a pod with a service account",
+    )?;
+    Ok(connect(config)?)
 }

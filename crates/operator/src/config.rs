@@ -1,11 +1,12 @@
 //! The operator's configuration: code defaults, then the ConfigMap, then the environment.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use api::Chain;
 use figment::Figment;
-use figment::providers::{Env, Serialized};
+use figment::providers::Serialized;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ pub(crate) enum Error {
     )]
     NoNamespace,
     #[error("environment variable {name} is not UTF-8")]
-    NotUtf8 { name: &'static str },
+    NotUtf8 { name: String },
     #[error("ConfigMap {name:?} in namespace {namespace:?} cannot be read")]
     Unreadable { name: String, namespace: String, source: Box<error::Error> },
     #[error("ConfigMap {name:?} in namespace {namespace:?}, key {CONFIG_MAP_KEY:?} is not YAML")]
@@ -43,18 +44,45 @@ pub(crate) enum Error {
 
 /// What only the environment can say.
 #[derive(Clone, Debug)]
-pub(crate) struct Environment {
-    pub(crate) namespace: String,
-    pub(crate) config_map: String,
+pub struct Environment {
+    /// Namespace of the operator's ConfigMap.
+    pub namespace: String,
+    /// Name of that ConfigMap.
+    pub config_map: String,
+    /// Who this process is among several operators; no two processes have the same.
+    pub identity: String,
+    /// Settings that win over those of the ConfigMap, such as `admin.listen`, by their path. Values
+    /// are read as figment reads variables: numbers, `[lists]`, or else text.
+    pub settings: BTreeMap<String, String>,
 }
 
 impl Environment {
     pub(crate) fn read() -> Result<Self, Error> {
+        let settings = std::env::vars_os().filter_map(|(name, value)| {
+            let key = setting(name.to_str()?)?;
+            Some(match value.into_string() {
+                Ok(value) => Ok((key, value)),
+                Err(_) => Err(Error::NotUtf8 { name: name.to_string_lossy().into_owned() }),
+            })
+        });
         Ok(Self {
             namespace: variable("NAMESPACE")?.ok_or(Error::NoNamespace)?,
             config_map: variable("CONFIG_MAP")?.unwrap_or_else(|| CONFIG_MAP_DEFAULT.to_owned()),
+            identity: format!(
+                "{}_{}",
+                variable("HOSTNAME")?.as_deref().unwrap_or("operator"),
+                uuid::Uuid::now_v7()
+            ),
+            settings: settings.collect::<Result<_, _>>()?,
         })
     }
+}
+
+/// The path of the setting that a variable of that name is about. Levels are separated by two
+/// underscores, so one may stand for the dash of a key.
+fn setting(variable: &str) -> Option<String> {
+    let path = variable.strip_prefix(ENV_PREFIX)?;
+    Some(path.to_ascii_lowercase().replace("__", ".").replace('_', "-"))
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the file that reads the environment")]
@@ -63,7 +91,7 @@ fn variable(name: &'static str) -> Result<Option<String>, Error> {
         Ok(value) if value.is_empty() => Ok(None),
         Ok(value) => Ok(Some(value)),
         Err(std::env::VarError::NotPresent) => Ok(None),
-        Err(std::env::VarError::NotUnicode(_)) => Err(Error::NotUtf8 { name }),
+        Err(std::env::VarError::NotUnicode(_)) => Err(Error::NotUtf8 { name: name.to_owned() }),
     }
 }
 
@@ -126,7 +154,7 @@ async fn read_config_map(
     client: &Client,
     environment: &Environment,
 ) -> Result<Option<String>, Error> {
-    let Environment { namespace, config_map: name } = environment;
+    let Environment { namespace, config_map: name, .. } = environment;
     let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
     let mut attempt = 1;
     let found = loop {
@@ -156,7 +184,7 @@ async fn read_config_map(
 }
 
 fn merge(environment: &Environment, text: Option<&str>) -> Result<Settings, Error> {
-    let Environment { namespace, config_map: name } = environment.clone();
+    let Environment { namespace, config_map: name, settings: overrides, .. } = environment.clone();
     let mut figment = Figment::from(Serialized::defaults(Settings::default()));
     if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
         let value: Value = match serde_saphyr::from_str(text) {
@@ -167,13 +195,15 @@ fn merge(environment: &Environment, text: Option<&str>) -> Result<Settings, Erro
         };
         figment = figment.merge(Serialized::defaults(value));
     }
-    // Levels are separated by two underscores, so one may stand for the dash of a key.
-    let environment = Env::prefixed(ENV_PREFIX)
-        .map(|key| key.as_str().to_ascii_lowercase().replace("__", ".").replace('_', "-").into());
-    let settings: Settings = figment
-        .merge(environment)
-        .extract()
-        .map_err(|source| Error::Refused { name, namespace, source: Box::new(source) })?;
+    for (path, value) in overrides {
+        let Ok(value) = value.parse::<figment::value::Value>();
+        figment = figment.merge(Serialized::default(&path, value));
+    }
+    let settings: Settings = figment.extract().map_err(|source| Error::Refused {
+        name,
+        namespace,
+        source: Box::new(source),
+    })?;
     check(&settings)?;
     Ok(settings)
 }
@@ -198,28 +228,23 @@ fn check(settings: &Settings) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    use figment::Jail;
-
     use super::*;
 
-    /// Merges under these variables and no others; one at a time, as there is one environment.
-    #[expect(clippy::result_large_err, reason = "the shape of figment's test harness")]
     fn merged_under(
         variables: &[(&str, &str)],
         text: Option<&str>,
     ) -> Result<Settings, Box<Error>> {
-        let environment =
-            Environment { namespace: "cloudstate".to_owned(), config_map: "config".to_owned() };
-        let mut merged = None;
-        Jail::expect_with(|jail| {
-            jail.clear_env();
-            for (name, value) in variables {
-                jail.set_env(name, value);
-            }
-            merged = Some(merge(&environment, text).map_err(Box::new));
-            Ok(())
-        });
-        merged.unwrap()
+        let settings = variables
+            .iter()
+            .map(|(name, value)| (setting(name).unwrap(), (*value).to_owned()))
+            .collect();
+        let environment = Environment {
+            namespace: "cloudstate".to_owned(),
+            config_map: "config".to_owned(),
+            identity: "operator".to_owned(),
+            settings,
+        };
+        merge(&environment, text).map_err(Box::new)
     }
 
     fn merged(text: Option<&str>) -> Result<Settings, Box<Error>> {
@@ -240,11 +265,15 @@ mod tests {
     #[test]
     fn the_environment_wins_over_the_config_map() {
         let text = "concurrency: 3\nproxy:\n  image:\n    no-store: a:1\n    in-memory: a:1\n";
-        let variables = [("CLOUDSTATE_OPERATOR__PROXY__IMAGE__NO_STORE", "b:2")];
+        let variables = [
+            ("CLOUDSTATE_OPERATOR__PROXY__IMAGE__NO_STORE", "b:2"),
+            ("CLOUDSTATE_OPERATOR__ADMIN__LISTEN", "127.0.0.1:0"),
+        ];
         let settings = merged_under(&variables, Some(text)).unwrap();
         assert_eq!(settings.proxy.image.no_store, "b:2");
         assert_eq!(settings.proxy.image.in_memory, "a:1");
         assert_eq!(settings.concurrency, 3);
+        assert_eq!(settings.admin.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::api::apps::v1::Deployment;
@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::Client;
 use kube::runtime::events::Recorder;
 use kube::runtime::reflector::Store;
+use tokio::time::Instant;
 
 /// Retries start after a second and double up to this.
 const RETRY_DELAY_MAX: Duration = Duration::from_mins(1);

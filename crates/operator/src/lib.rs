@@ -26,15 +26,48 @@ use std::time::Duration;
 
 use api::Chain;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::config::{Environment, Settings};
+pub use crate::client::connect;
+pub use crate::config::Environment;
+use crate::config::Settings;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Runs until SIGTERM or SIGINT.
+/// Why the operator ended though nobody told it to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What it is told cannot be used.
+    #[error("configuration refused")]
+    Configuration(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// What it needs cannot be had.
+    #[error("the operator cannot go on")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl Error {
+    /// What the program ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Configuration(_) => api::contract::exit::CONFIG,
+            Self::Failed(_) => api::contract::exit::FAILURE,
+        }
+    }
+}
+
+impl From<config::Error> for Error {
+    fn from(error: config::Error) -> Self {
+        match error {
+            config::Error::Unreadable { .. } => Self::Failed(Box::new(error)),
+            refused => Self::Configuration(Box::new(refused)),
+        }
+    }
+}
+
+/// The program: runs until SIGTERM or SIGINT.
 pub fn run() -> ExitCode {
     telemetry::install();
     // Exactly one provider is in the program, but nothing says so to rustls unless we do.
@@ -42,10 +75,6 @@ pub fn run() -> ExitCode {
         error!("a TLS provider was installed before");
         return ExitCode::FAILURE;
     }
-    let environment = match Environment::read() {
-        Ok(environment) => environment,
-        Err(error) => return refuse(&error),
-    };
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -53,68 +82,90 @@ pub fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let code = runtime.block_on(start(environment));
+    let ended = runtime.block_on(run_until_signal());
     runtime.shutdown_timeout(Duration::from_secs(1));
-    code
-}
-
-async fn start(environment: Environment) -> ExitCode {
-    let client = match client::connect().await {
-        Ok(client) => client,
-        Err(error) => {
-            error!(error = %Chain(&*error), "no way to the API server: set KUBECONFIG, or run in a pod with a service account");
-            return ExitCode::FAILURE;
-        }
-    };
-    let settings = match config::load(&client, &environment).await {
-        Ok(settings) => settings,
-        Err(error @ config::Error::Unreadable { .. }) => {
-            error!(error = %Chain(&error), "configuration cannot be read");
-            return ExitCode::FAILURE;
-        }
-        Err(error) => return refuse(&error),
-    };
-    info!(settings = ?settings, namespace = environment.namespace, "configured");
-    match serve(client, settings).await {
+    match ended {
         Ok(()) => {
             info!("stopped");
             ExitCode::SUCCESS
         }
         Err(error) => {
-            error!(error = %Chain(&*error), "stopped");
-            ExitCode::FAILURE
+            error!(error = %Chain(&error), "stopped");
+            ExitCode::from(error.exit_code())
         }
     }
 }
 
-async fn serve(client: kube::Client, settings: Settings) -> anyhow::Result<()> {
-    let shutdown = CancellationToken::new();
-    let admin = admin::Admin::bind(settings.admin.listen).await?;
-    let ready = admin.readiness();
-    let admin = tokio::spawn(admin.serve(shutdown.clone()));
+async fn run_until_signal() -> Result<(), Error> {
+    let environment = Environment::read()?;
+    let failed = |error: std::io::Error| Error::Failed(Box::new(error));
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let client = client::infer().await.map_err(|error| Error::Failed(error.into()))?;
 
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let work = controller::run(client, settings, ready, shutdown.clone());
+    let shutdown = CancellationToken::new();
+    let work = run_with(client, environment, shutdown.clone());
     tokio::pin!(work);
-    let ended = tokio::select! {
+    tokio::select! {
         biased;
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        ended = &mut work => Some(ended),
-    };
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = &mut work => return ended,
+    }
     info!("stopping");
     shutdown.cancel();
-    let result = match ended {
-        Some(ended) => ended,
-        // The controllers may wait for what never becomes ready, so they get a deadline.
-        None => tokio::time::timeout(DRAIN_TIMEOUT, work).await.unwrap_or(Ok(())),
+    work.await
+}
+
+/// The operator as a whole, in this process: returns once `shutdown` is cancelled, or when it
+/// cannot go on.
+///
+/// # Errors
+/// Settings that are refused, and what the operator cannot do without.
+///
+/// # Cancel safety
+/// Dropped, it stops at once and leaves nothing running, as if the process had been killed.
+pub async fn run_with(
+    client: kube::Client,
+    environment: Environment,
+    shutdown: CancellationToken,
+) -> Result<(), Error> {
+    let settings = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        settings = config::load(&client, &environment) => settings?,
     };
-    admin.await?;
+    info!(settings = ?settings, namespace = environment.namespace, "configured");
+    serve(client, settings, shutdown).await.map_err(|error| Error::Failed(error.into()))
+}
+
+async fn serve(
+    client: kube::Client,
+    settings: Settings,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    let admin = admin::Admin::bind(settings.admin.listen).await?;
+    let ready = admin.readiness();
+    // Dropped, the set ends what is in it.
+    let mut admins = JoinSet::new();
+    admins.spawn(admin.serve(shutdown.clone()));
+
+    let work = controller::run(client, settings, ready, shutdown.clone());
+    tokio::pin!(work);
+    let result = tokio::select! {
+        biased;
+        ended = &mut work => ended,
+        // The controllers may wait for what never becomes ready, so they get a deadline.
+        () = drained(&shutdown) => Ok(()),
+    };
+    shutdown.cancel();
+    while let Some(ended) = admins.join_next().await {
+        ended?;
+    }
     result
 }
 
-fn refuse(error: &config::Error) -> ExitCode {
-    error!(error = %Chain(error), "configuration refused");
-    ExitCode::from(api::contract::exit::CONFIG)
+async fn drained(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(DRAIN_TIMEOUT).await;
 }
