@@ -19,6 +19,8 @@ pub mod kind {
     pub const PROGRESSING: &str = "Progressing";
     /// Whether fewer replicas run than the spec asks for, on purpose. Only there when it holds.
     pub const REPLICAS_PINNED: &str = "ReplicasPinned";
+    /// Whether the number of pods follows the load. Only there when `spec.autoscaling` is set.
+    pub const AUTOSCALING_ACTIVE: &str = "AutoscalingActive";
     /// Whether something in the spec should be written in another way. Only there when it holds.
     pub const CONFIGURATION_DEPRECATED: &str = "ConfigurationDeprecated";
 }
@@ -54,6 +56,12 @@ pub mod reason {
     pub const PLAINTEXT_CREDENTIALS: &str = "PlaintextCredentials";
     /// Entities of a store have one owner, so there is one pod whatever is asked for.
     pub const ONE_OWNER: &str = "OneOwner";
+    /// What the spec asks for is taken in and not acted upon.
+    pub const NOT_IMPLEMENTED: &str = "NotImplemented";
+    /// `spec.paused` is true, so nothing is changed.
+    pub const PAUSED: &str = "Paused";
+    /// A store of type `Cassandra` is used without naming a keyspace in it.
+    pub const MISSING_KEYSPACE: &str = "MissingKeyspace";
 
     /// Every object exists as translated.
     pub const APPLIED: &str = "Applied";

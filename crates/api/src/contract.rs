@@ -34,6 +34,57 @@ pub mod label {
 pub mod annotation {
     /// Hash of the object as it was last applied: tells when a field is set no more.
     pub const APPLIED_HASH: &str = "cloudstate.io/applied-hash";
+    /// On a StatefulService: which kind of proxy its sidecars are, in place of the operator's setting;
+    /// see [`super::ProxyKind`].
+    pub const PROXY_KIND: &str = "cloudstate.io/proxy-kind";
+    /// On a StatefulService: a new value starts its pods anew.
+    pub const RESTARTED_AT: &str = "cloudstate.io/restartedAt";
+    /// On the pods' template: which proxies can share a store with these; see [`super::ProxyKind::protocol`].
+    pub const CLUSTER_PROTOCOL: &str = "cloudstate.io/cluster-protocol";
+    /// On a Deployment, while pods that speak another protocol give way: they go before new ones come.
+    pub const REPLACING: &str = "cloudstate.io/replacing";
+    /// On a Namespace: [`WATCH_DISABLED`] keeps the operator out of it.
+    pub const WATCH: &str = "cloudstate.io/watch";
+    /// Value of [`WATCH`].
+    pub const WATCH_DISABLED: &str = "disabled";
+}
+
+/// Which kind of proxy a sidecar is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProxyKind {
+    /// Our own.
+    #[default]
+    Native,
+    /// Any proxy made of jars, such as the original one.
+    Jvm,
+}
+
+impl ProxyKind {
+    /// Every kind that can be named, for error messages.
+    pub const ALL: [Self; 2] = [Self::Native, Self::Jvm];
+
+    /// The value of [`annotation::PROXY_KIND`].
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Jvm => "jvm",
+        }
+    }
+
+    /// The kind of that name, if there is one.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+
+    /// Value of [`annotation::CLUSTER_PROTOCOL`]. Proxies with different ones must never run side by
+    /// side on one store, so that a change of this value is a change of every service's pods.
+    pub const fn protocol(self) -> &'static str {
+        match self {
+            Self::Native => "native-1",
+            Self::Jvm => "jvm-1",
+        }
+    }
 }
 
 /// Names of the containers in a pod of a StatefulService.
@@ -104,6 +155,18 @@ pub mod env {
     pub const SIDECAR_JVM_MEMORY: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
     /// The store's kind; see [`super::Store`].
     pub const STORE: &str = "CLOUDSTATE_STORE";
+    /// Host name or address of Cassandra.
+    pub const CASSANDRA_CONTACT_POINTS: &str = "CASSANDRA_CONTACT_POINTS";
+    /// Keyspace in Cassandra.
+    pub const CASSANDRA_KEYSPACE: &str = "CASSANDRA_KEYSPACE";
+    /// Port of Cassandra; 9042 unless set.
+    pub const CASSANDRA_PORT: &str = "CASSANDRA_PORT";
+    /// Role to log in as.
+    pub const CASSANDRA_USERNAME: &str = "CASSANDRA_USERNAME";
+    /// Password of that role.
+    pub const CASSANDRA_PASSWORD: &str = "CASSANDRA_PASSWORD";
+    /// Idle time after which an entity is passivated, when the operator's settings say one.
+    pub const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
     /// Host name or address of Postgres.
     pub const POSTGRES_SERVICE: &str = "POSTGRES_SERVICE";
     /// Port of Postgres; 5432 unless set.
@@ -223,11 +286,14 @@ pub enum Store {
     Sqlite,
     /// A Postgres database, reached as the variables `POSTGRES_…` say.
     Postgres,
+    /// A Cassandra, reached as the variables `CASSANDRA_…` say. Our own proxy does not serve it yet.
+    Cassandra,
 }
 
 impl Store {
     /// Every store that can be named, for error messages.
-    pub const ALL: [Self; 4] = [Self::None, Self::InMemory, Self::Sqlite, Self::Postgres];
+    pub const ALL: [Self; 5] =
+        [Self::None, Self::InMemory, Self::Sqlite, Self::Postgres, Self::Cassandra];
 
     /// The value of [`env::STORE`].
     pub const fn as_str(self) -> &'static str {
@@ -236,6 +302,7 @@ impl Store {
             Self::InMemory => "in-memory",
             Self::Sqlite => "sqlite",
             Self::Postgres => "postgres",
+            Self::Cassandra => "cassandra",
         }
     }
 

@@ -11,6 +11,8 @@ pub mod environment;
 pub use chain::Chain;
 
 #[cfg(feature = "crd")]
+pub mod autoscaling;
+#[cfg(feature = "crd")]
 pub mod condition;
 #[cfg(feature = "crd")]
 mod schema;
@@ -18,10 +20,16 @@ mod schema;
 pub mod stateful_service;
 #[cfg(feature = "crd")]
 pub mod stateful_store;
+#[cfg(feature = "crd")]
+pub mod surroundings;
 
+#[cfg(feature = "crd")]
+pub use autoscaling::Autoscaling;
 #[cfg(feature = "crd")]
 pub use stateful_service::{
     BoundStore, Datastore, StatefulService, StatefulServiceSpec, StatefulServiceStatus,
 };
 #[cfg(feature = "crd")]
 pub use stateful_store::{StatefulStore, StatefulStoreSpec, StatefulStoreStatus};
+#[cfg(feature = "crd")]
+pub use surroundings::{DisruptionBudget, NetworkAccess};

@@ -3,7 +3,7 @@
 //! Their own texts are left out: with them one resource definition would outgrow the annotation that
 //! client-side `kubectl apply` keeps it in (262,144 bytes).
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
+use k8s_openapi::api::core::v1::Container;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -24,24 +24,40 @@ pub(crate) fn containers(generator: &mut SchemaGenerator) -> Schema {
     list_of(&container, Some(CONTAINERS_MAX))
 }
 
-/// Volumes as in a pod.
-pub(crate) fn volumes(generator: &mut SchemaGenerator) -> Schema {
-    list_of(&embedded::<Volume>(generator), None)
+/// A list of what Kubernetes has, as it stands in a pod.
+pub(crate) fn list<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    list_of(&embedded::<T>(generator), None)
 }
 
-/// Tolerations as in a pod.
-pub(crate) fn tolerations(generator: &mut SchemaGenerator) -> Schema {
-    list_of(&embedded::<Toleration>(generator), None)
+/// What Kubernetes has, as it stands in a pod. Like every field that may be left out it may be `null`,
+/// which templates of YAML write when they have nothing to say.
+pub(crate) fn optional<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = embedded::<T>(generator);
+    schema.insert("nullable".to_owned(), json!(true));
+    schema.into()
 }
 
-/// Resources as of a container.
-pub(crate) fn resources(generator: &mut SchemaGenerator) -> Schema {
-    embedded::<ResourceRequirements>(generator).into()
+/// A duration as the original proxy reads them: `1m`, `30s`, `6 seconds`; a bare number is milliseconds.
+pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
+    let units = [
+        "ns|nano|nanos|nanosecond|nanoseconds",
+        "us|micro|micros|microsecond|microseconds",
+        "ms|milli|millis|millisecond|milliseconds",
+        "s|second|seconds",
+        "m|minute|minutes",
+        "h|hour|hours",
+        "d|day|days",
+    ];
+    let pattern = format!(r"^\s*[0-9]+(\.[0-9]+)?\s*({})?\s*$", units.join("|"));
+    object(json!({ "type": "string", "nullable": true, "maxLength": 40, "pattern": pattern }))
+        .into()
 }
 
 /// An object of any content.
 pub(crate) fn free_object(_: &mut SchemaGenerator) -> Schema {
-    object(json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true })).into()
+    let schema =
+        json!({ "type": "object", "nullable": true, "x-kubernetes-preserve-unknown-fields": true });
+    object(schema).into()
 }
 
 fn list_of(item: &Map<String, Value>, items_max: Option<u32>) -> Schema {

@@ -7,14 +7,19 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, ResourceRequirements, Toleration, Volume};
+use k8s_openapi::api::core::v1::{
+    Affinity, Container, LocalObjectReference, PodSecurityContext, ResourceRequirements,
+    Toleration, TopologySpreadConstraint, Volume,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use crate::autoscaling::Autoscaling;
 use crate::schema;
+use crate::surroundings::{DisruptionBudget, NetworkAccess};
 
 /// A stateful service: the user function's container, and how it is to be run beside its proxy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, CustomResource, JsonSchema)]
@@ -70,10 +75,30 @@ pub struct StatefulServiceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub datastore: Option<Datastore>,
 
-    /// How many pods to run. With a datastore there is no more than one.
+    /// How many pods to run. With a datastore there is no more than one, except where a proxy made of
+    /// jars shares the store among its pods.
     #[serde(default = "default_replicas")]
     #[schemars(range(min = 0))]
     pub replicas: i32,
+
+    /// How the number of pods follows the load. Taken in and kept, and not acted upon yet: the
+    /// condition `AutoscalingActive` says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<Autoscaling>,
+
+    /// Holds everything as it is: while `true`, the operator changes no object of this service.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+
+    /// Resources of the sidecar, in place of the default as a whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional::<ResourceRequirements>")]
+    pub sidecar_resources: Option<ResourceRequirements>,
+
+    /// Memory for the entities that a sidecar keeps open and the calls under way, e.g. `64m`; half of the
+    /// sidecar's memory limit if not set. For a proxy made of jars it is the heap, and 256m if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sidecar_jvm_memory: Option<String>,
 
     /// The service account of the pods; the namespace's default one if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,18 +106,8 @@ pub struct StatefulServiceSpec {
 
     /// Volumes of the pods.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::volumes")]
+    #[schemars(schema_with = "schema::list::<Volume>")]
     pub volumes: Vec<Volume>,
-
-    /// Resources of the sidecar, in place of the default as a whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(schema_with = "schema::resources")]
-    pub sidecar_resources: Option<ResourceRequirements>,
-
-    /// Memory for the entities that a sidecar keeps open and the calls under way, e.g. `64m`; half of the
-    /// sidecar's memory limit if not set.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sidecar_jvm_memory: Option<String>,
 
     /// Labels that a node must have to run the pods.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -100,13 +115,55 @@ pub struct StatefulServiceSpec {
 
     /// Taints of nodes that the pods tolerate.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "schema::tolerations")]
+    #[schemars(schema_with = "schema::list::<Toleration>")]
     pub tolerations: Vec<Toleration>,
+
+    /// Which nodes, and which other pods as neighbours, the pods prefer or need.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional::<Affinity>")]
+    pub affinity: Option<Affinity>,
+
+    /// How the pods are spread over the cluster; over nodes, as well as can be, if not set.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::list::<TopologySpreadConstraint>")]
+    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
+
+    /// Which pods go first when there is not enough room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_class_name: Option<String>,
+
+    /// Secrets with credentials for the registries of the images.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "schema::list::<LocalObjectReference>")]
+    pub image_pull_secrets: Vec<LocalObjectReference>,
+
+    /// Security settings that hold for every container of a pod which does not say otherwise. The
+    /// sidecar does: it runs as a user of its own, without any privilege.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "schema::optional::<PodSecurityContext>")]
+    pub pod_security_context: Option<PodSecurityContext>,
 
     /// Seconds that a pod gets for a clean end; Kubernetes gives 30 if not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub termination_grace_period_seconds: Option<i64>,
+
+    /// Further labels of the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_labels: BTreeMap<String, String>,
+
+    /// Further annotations of the pods.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub pod_annotations: BTreeMap<String, String>,
+
+    /// How many pods may be taken away at once, e.g. to empty a node. With two or more replicas it is
+    /// one unless this says otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod_disruption_budget: Option<DisruptionBudget>,
+
+    /// Who may connect to the pods; as the operator's setting `network-policy` says if not set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkAccess>,
 }
 
 /// The store that a service uses.
@@ -127,8 +184,7 @@ pub struct Datastore {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulServiceStatus {
-    /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`, and `ReplicasPinned`
-    /// when it holds.
+    /// `Ready`, `StatefulStoreValid`, `ResourcesAvailable` and `Progressing`, and others while they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -145,6 +201,10 @@ pub struct StatefulServiceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
 
+    /// Pods of the newest template.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_replicas: Option<i32>,
+
     /// Selector of the pods, for autoscalers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub selector: Option<String>,
@@ -156,6 +216,14 @@ pub struct StatefulServiceStatus {
     /// The store in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub store: Option<BoundStore>,
+
+    /// Image of the sidecar in the present template of the pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy_image: Option<String>,
+
+    /// Tells what was applied last from what was applied before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_hash: Option<String>,
 }
 
 /// The store that a service was bound to.
@@ -167,6 +235,9 @@ pub struct BoundStore {
     /// Its type.
     #[serde(rename = "type")]
     pub kind: String,
+    /// The generation of the StatefulStore's spec that is in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
 }
 
 /// The schema's default, so that the scale subresource always finds a number.
@@ -181,13 +252,24 @@ impl Default for StatefulServiceSpec {
             containers: Vec::new(),
             datastore: None,
             replicas: default_replicas(),
-            service_account_name: None,
-            volumes: Vec::new(),
+            autoscaling: None,
+            paused: false,
             sidecar_resources: None,
             sidecar_jvm_memory: None,
+            service_account_name: None,
+            volumes: Vec::new(),
             node_selector: BTreeMap::new(),
             tolerations: Vec::new(),
+            affinity: None,
+            topology_spread_constraints: Vec::new(),
+            priority_class_name: None,
+            image_pull_secrets: Vec::new(),
+            pod_security_context: None,
             termination_grace_period_seconds: None,
+            pod_labels: BTreeMap::new(),
+            pod_annotations: BTreeMap::new(),
+            pod_disruption_budget: None,
+            network_policy: None,
         }
     }
 }

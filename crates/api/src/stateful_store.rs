@@ -34,6 +34,7 @@ use crate::schema;
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
+    printcolumn(name = "Dependents", type_ = "integer", json_path = ".status.dependents"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
@@ -73,6 +74,10 @@ pub struct StatefulStoreStatus {
     /// The type in effect.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
+
+    /// How many StatefulServices name this store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dependents: Option<i32>,
 
     /// `Ready`, or the reason why not.
     #[serde(default, skip_serializing_if = "Option::is_none")]

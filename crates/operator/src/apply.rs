@@ -90,8 +90,8 @@ pub(crate) async fn apply(
     objects: Objects,
 ) -> Result<Applied, Failure> {
     let (address, deployment) = live_objects(ctx, owner).await?;
-    write(ctx, objects.service, address).await?;
-    let (deployment, wrote) = write(ctx, objects.deployment, deployment).await?;
+    write(ctx, *objects.service, address).await?;
+    let (deployment, wrote) = write(ctx, *objects.deployment, deployment).await?;
     Ok(Applied { deployment, wrote })
 }
 

@@ -56,9 +56,16 @@ pub(crate) async fn run(
         recorder: Recorder::new(client.clone(), reporter),
         client,
         settings: translate::Settings {
-            image_no_store: settings.proxy.image.no_store.clone(),
-            image_in_memory: settings.proxy.image.in_memory.clone(),
-            image_postgres: settings.proxy.image.postgres.clone(),
+            proxy: translate::settings::Proxy {
+                image: translate::settings::Images {
+                    no_store: settings.proxy.image.no_store.clone(),
+                    in_memory: settings.proxy.image.in_memory.clone(),
+                    postgres: settings.proxy.image.postgres.clone(),
+                    ..translate::settings::Images::default()
+                },
+                ..translate::settings::Proxy::default()
+            },
+            ..translate::Settings::default()
         },
         caches: caches.clone(),
         failures: Failures::default(),

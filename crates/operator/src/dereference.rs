@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use translate::Inputs;
+use translate::{Inputs, Observed};
 
 use crate::context::Caches;
 
@@ -17,7 +17,8 @@ pub(crate) fn inputs(caches: &Caches, service: &StatefulService) -> Inputs {
         let reference = ObjectRef::<StatefulStore>::new(&datastore.name).within(&namespace);
         caches.stores.get(&reference).map(Arc::unwrap_or_clone)
     });
-    Inputs { store }
+    let deployment = deployment(caches, service).map(|found| Observed::of(&found));
+    Inputs { store, deployment, native_sidecars: false }
 }
 
 /// The service's Deployment as last seen, if it belongs to the service.

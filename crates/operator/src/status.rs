@@ -34,10 +34,14 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
     let ready = ready(facts, rollout.as_ref());
     let summary = summary(&ready);
     let always = [ready, store(facts), resources(facts), progressing(facts, rollout.as_ref())];
-    let verdicts: Vec<_> = always.into_iter().chain(pinned(facts)).map(bounded).collect();
+    let verdicts: Vec<_> =
+        always.into_iter().chain(pinned(facts)).chain(autoscaling(service)).map(bounded).collect();
     let uid = service.uid().unwrap_or_default();
-    let selector =
-        translate::selector(&uid).into_iter().map(|(key, value)| format!("{key}={value}"));
+    let selector = facts
+        .plan
+        .map_or_else(|_| translate::selector(&uid), |plan| plan.selector().clone())
+        .into_iter()
+        .map(|(key, value)| format!("{key}={value}"));
     let generation = service.metadata.generation;
     StatefulServiceStatus {
         conditions: condition::stamp(previous, &verdicts, generation, now),
@@ -49,7 +53,11 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
         store: facts.plan.ok().and_then(Plan::store).map(|binding| BoundStore {
             name: binding.name.clone(),
             kind: binding.store.kind().to_owned(),
+            observed_generation: binding.generation,
         }),
+        updated_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.updated)),
+        proxy_image: facts.plan.ok().map(|plan| plan.image().to_owned()),
+        config_hash: None,
     }
 }
 
@@ -82,6 +90,7 @@ pub(crate) fn of_store(store: &StatefulStore, now: Timestamp) -> StatefulStoreSt
         conditions: condition::stamp(previous, &verdicts, generation, now),
         observed_generation: generation,
         kind: store.spec.kind.clone(),
+        dependents: None,
         summary: Some(summary),
     }
 }
@@ -102,6 +111,14 @@ fn deprecated(plaintext: &[String]) -> Option<Verdict> {
 fn pinned(facts: &Facts<'_>) -> Option<Verdict> {
     let why = facts.plan.ok()?.pinned()?;
     Some(Verdict::new(kind::REPLICAS_PINNED, Status::True, reason::ONE_OWNER, why))
+}
+
+/// Only there when the spec says how the number of pods follows the load.
+fn autoscaling(service: &StatefulService) -> Option<Verdict> {
+    service.spec.autoscaling.as_ref().map(|_| {
+        let message = "spec.autoscaling is kept and not acted upon yet: set spec.replicas, or let an autoscaler write it through the scale subresource";
+        Verdict::new(kind::AUTOSCALING_ACTIVE, Status::False, reason::NOT_IMPLEMENTED, message)
+    })
 }
 
 fn ready(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {

@@ -1,33 +1,57 @@
-//! What has to be known besides the service itself.
+//! What has to be known besides the service itself and the operator's settings.
+
+use std::collections::BTreeMap;
 
 use api::StatefulStore;
-use api::contract::Store;
+use api::contract::annotation;
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::ResourceExt;
 
 /// What was read for one service.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
     /// The store that `spec.datastore.name` names, if it exists.
     pub store: Option<StatefulStore>,
+    /// The Deployment of this service, if there is one.
+    pub deployment: Option<Observed>,
+    /// Whether the cluster runs init containers that stay. Kubernetes does from 1.29 on.
+    pub native_sidecars: bool,
 }
 
-/// The operator's settings, as far as they reach into the objects.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// Image of the sidecar of services without a store.
-    pub image_no_store: String,
-    /// Image of the sidecar of services with a store of type `InMemory`.
-    pub image_in_memory: String,
-    /// Image of the sidecar of services with a store of type `Postgres`.
-    pub image_postgres: String,
+/// What a Deployment that exists has to say about the next one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Its selector, which cannot be changed.
+    pub selector: BTreeMap<String, String>,
+    /// Which protocol its pods speak among each other; nothing when they are not of our making.
+    pub protocol: Option<String>,
+    /// Whether pods of another protocol are still giving way to those of the newest template.
+    pub is_replacing: bool,
 }
 
-impl Settings {
-    /// The sidecar's image for that store.
-    pub fn image(&self, store: Store) -> &str {
-        match store {
-            Store::None | Store::Sqlite => &self.image_no_store,
-            Store::InMemory => &self.image_in_memory,
-            Store::Postgres => &self.image_postgres,
+impl Observed {
+    /// What that Deployment has to say.
+    pub fn of(deployment: &Deployment) -> Self {
+        let spec = deployment.spec.as_ref();
+        let template = spec.and_then(|spec| spec.template.metadata.as_ref());
+        let annotations = template.and_then(|metadata| metadata.annotations.as_ref());
+        Self {
+            selector: spec.and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default(),
+            protocol: annotations
+                .and_then(|annotations| annotations.get(annotation::CLUSTER_PROTOCOL))
+                .cloned(),
+            is_replacing: deployment.annotations().contains_key(annotation::REPLACING)
+                && !is_rolled_out(deployment),
         }
     }
+}
+
+/// Whether every pod is of the newest template, and there are as many as there should be.
+fn is_rolled_out(deployment: &Deployment) -> bool {
+    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let Some(status) = &deployment.status else { return false };
+    let (all, updated) = (status.replicas.unwrap_or(0), status.updated_replicas.unwrap_or(0));
+    status.observed_generation >= deployment.metadata.generation
+        && updated == wanted
+        && all == wanted
 }

@@ -7,13 +7,15 @@ mod inputs;
 mod plan;
 mod problem;
 mod render;
+pub mod settings;
 mod sidecar;
 mod store;
 mod validate;
 
-pub use inputs::{Inputs, Settings};
+pub use inputs::{Inputs, Observed};
 pub use plan::{Binding, Plan, Warning};
 pub use problem::{Problem, Problems};
-pub use render::{Objects, deployment_name, render, selector};
-pub use store::{Credential, Known, Postgres, Tls, validate_store};
+pub use render::{Object, Objects, POD_READER, binding_name, deployment_name, render, selector};
+pub use settings::Settings;
+pub use store::{Cassandra, Credential, Known, Postgres, Tls, validate_store};
 pub use validate::validate;

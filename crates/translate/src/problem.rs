@@ -61,64 +61,29 @@ pub enum Problem {
         /// What is wrong with it, and what to do.
         fault: String,
     },
-    /// A volume of the user has a name that we need.
+    /// The service names no keyspace, and its store needs one.
     #[error(
-        "spec.volumes has {name:?}, which is the name of a volume of ours: choose another name"
+        "spec.datastore.config.keyspace is missing, and StatefulStore {store:?} of type \"Cassandra\" needs one: set it to the keyspace of this service"
     )]
-    VolumeNameTaken {
-        /// The volume's name.
-        name: String,
+    KeyspaceMissing {
+        /// Name of the store.
+        store: String,
     },
-    /// There is no user function.
-    #[error("spec.containers is empty: give it one container with the user function's image")]
-    NoContainers,
-    /// A container without image.
-    #[error("spec.containers[{index}].image is empty: set it to an image")]
-    NoImage {
-        /// Which container.
-        index: usize,
-    },
-    /// A container beside the user function has no name.
-    #[error(
-        "spec.containers[{index}].name is empty: only the first container, the user function, may leave it out"
-    )]
-    NoContainerName {
-        /// Which container.
-        index: usize,
-    },
-    /// A container beside the user function has a name that is taken.
-    #[error(
-        "spec.containers[{index}].name is {name:?}, which another container of the pod has: choose another name"
-    )]
-    ContainerNameTaken {
-        /// Which container.
-        index: usize,
-        /// Its name.
-        name: String,
-    },
-    /// The user function's port cannot be one.
-    #[error(
-        "spec.containers[0].ports[0].containerPort is {value}, which is no port: set it to 1 to 65535"
-    )]
-    PortOutOfRange {
-        /// What was given.
-        value: i32,
-    },
-    /// A container listens where the sidecar does.
-    #[error(
-        "spec.containers[{index}].ports[{port_index}].containerPort is {value}, where the sidecar listens: choose another port"
-    )]
-    PortTaken {
-        /// Which container.
-        index: usize,
-        /// Which of its ports.
-        port_index: usize,
-        /// What was given.
-        value: i32,
+    /// A field of the service cannot be used.
+    #[error("{path} {fault}")]
+    Field {
+        /// The field.
+        path: String,
+        /// What it is, what is wrong with that, and what to do.
+        fault: String,
     },
 }
 
 impl Problem {
+    pub(crate) fn field(path: impl Into<String>, fault: impl Into<String>) -> Self {
+        Self::Field { path: path.into(), fault: fault.into() }
+    }
+
     /// The word for conditions and events.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -127,7 +92,8 @@ impl Problem {
             Self::StoreTypeUnknown { .. } => reason::UNKNOWN_STORE_TYPE,
             Self::StoreDeploymentUnspecified { .. } => reason::UNSPECIFIED_DEPLOYMENT_TYPE,
             Self::StoreDeploymentUnknown { .. } => reason::UNKNOWN_DEPLOYMENT_TYPE,
-            _ => reason::BAD_CONFIGURATION,
+            Self::KeyspaceMissing { .. } => reason::MISSING_KEYSPACE,
+            Self::StoreConfig { .. } | Self::Field { .. } => reason::BAD_CONFIGURATION,
         }
     }
 
@@ -141,6 +107,7 @@ impl Problem {
                 | Self::StoreDeploymentUnspecified { .. }
                 | Self::StoreDeploymentUnknown { .. }
                 | Self::StoreConfig { .. }
+                | Self::KeyspaceMissing { .. }
         )
     }
 }

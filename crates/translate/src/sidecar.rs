@@ -1,35 +1,34 @@
 //! The sidecar's container: launcher and proxy.
 
+mod environment;
+
 use std::collections::BTreeMap;
 
-use api::contract::{Store, container, env, label, port, probe};
+use api::contract::{ProxyKind, container, port, probe};
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, ContainerPort, EnvVar, EnvVarSource, HTTPGetAction,
-    ObjectFieldSelector, Probe, ResourceFieldSelector, ResourceRequirements, SeccompProfile,
-    SecretKeySelector, SecurityContext, VolumeMount,
+    Capabilities, Container, ContainerPort, HTTPGetAction, Probe, ResourceRequirements,
+    SeccompProfile, SecurityContext, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::render::{SSL_VOLUME, pull_policy};
-use crate::{Binding, Credential, Known, Plan, Postgres, Settings};
+use crate::settings::Settings;
+use crate::{Binding, Plan};
 
 /// User and group of the sidecar; its image has no others.
 const SIDECAR_USER: i64 = 65532;
-/// Heap of a proxy made of jars when the user asks for none.
-const JVM_MEMORY_DEFAULT: &str = "256m";
 /// Where the files for TLS to Postgres are mounted.
 const POSTGRES_SSL_PATH: &str = "/var/run/secrets/postgres";
 
 pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
-    let image = settings.image(store(plan));
     Container {
         name: container::SIDECAR.to_owned(),
-        image: Some(image.to_owned()),
-        image_pull_policy: Some(pull_policy(image)),
+        image: Some(plan.image.clone()),
+        image_pull_policy: Some(pull_policy(&plan.image)),
         ports: Some(ports()),
-        env: Some(environment(plan)),
-        resources: Some(plan.sidecar_resources.clone().unwrap_or_else(default_resources)),
+        env: Some(environment::render(settings, plan)),
+        resources: Some(resources(plan)),
         // The start never waits for the user function, so two minutes mean that something is broken.
         startup_probe: Some(http_probe(probe::STARTUP, 1, 1, 120)),
         readiness_probe: Some(http_probe(probe::READY, 1, 1, 3)),
@@ -41,8 +40,8 @@ pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
     }
 }
 
-fn store(plan: &Plan) -> Store {
-    plan.store.as_ref().map_or(Store::None, |binding| binding.store.store())
+fn resources(plan: &Plan) -> ResourceRequirements {
+    plan.spec.sidecar_resources.clone().unwrap_or_else(|| default_resources(plan.kind))
 }
 
 fn ports() -> Vec<ContainerPort> {
@@ -63,92 +62,9 @@ fn ports() -> Vec<ContainerPort> {
     .collect()
 }
 
-fn environment(plan: &Plan) -> Vec<EnvVar> {
-    let memory = plan.sidecar_jvm_memory.as_deref().unwrap_or(JVM_MEMORY_DEFAULT);
-    let mut variables = vec![plain(env::STORE, store(plan).as_str())];
-    if let Some(Binding { store: Known::Postgres(postgres), .. }) = &plan.store {
-        variables.extend(postgres_variables(postgres));
-    }
-    variables.extend([
-        plain(env::HTTP_PORT, &port::PROXY),
-        plain(env::METRICS_PORT, &port::METRICS),
-        plain(env::USER_FUNCTION_PORT, &plan.port),
-        plain(env::REMOTING_PORT, &port::REMOTING),
-        plain(env::MANAGEMENT_PORT, &port::MANAGEMENT),
-        plain(env::SELECTOR_LABEL_VALUE, &plan.name),
-        plain(env::SELECTOR_LABEL, label::STATEFUL_SERVICE),
-        plain(env::REQUIRED_CONTACT_POINT_NR, &1),
-        plain(env::JAVA_OPTS, &format!("-Xms{memory} -Xmx{memory}")),
-    ]);
-    if let Some(memory) = &plan.sidecar_jvm_memory {
-        variables.push(plain(env::SIDECAR_JVM_MEMORY, memory));
-    }
-    if let Some(seconds) = plan.termination_grace_period_seconds {
-        variables.push(plain(env::TERMINATION_GRACE_PERIOD_SECONDS, &seconds));
-    }
-    variables.push(from_field(env::POD_NAME, "metadata.name"));
-    variables.push(from_field(env::POD_NAMESPACE, "metadata.namespace"));
-    variables.push(from_field(env::POD_IP, "status.podIP"));
-    variables.push(EnvVar {
-        name: env::MEMORY_LIMIT.to_owned(),
-        value_from: Some(EnvVarSource {
-            resource_field_ref: Some(ResourceFieldSelector {
-                resource: "limits.memory".to_owned(),
-                ..ResourceFieldSelector::default()
-            }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    });
-    variables
-}
-
-/// How Postgres is reached. What stands in a Secret is put in by the kubelet, so that nobody else reads it.
-fn postgres_variables(postgres: &Postgres) -> Vec<EnvVar> {
-    let mut variables = vec![
-        plain(env::POSTGRES_SERVICE, &postgres.service),
-        credential(env::POSTGRES_DATABASE, &postgres.database),
-        credential(env::POSTGRES_USERNAME, &postgres.username),
-        credential(env::POSTGRES_PASSWORD, &postgres.password),
-    ];
-    variables.extend(postgres.port.map(|port| plain(env::POSTGRES_PORT, &port)));
-    variables
-        .extend(postgres.schema.as_ref().map(|schema| credential(env::POSTGRES_SCHEMA, schema)));
-    if let Some(tls) = &postgres.tls {
-        variables.push(plain(env::POSTGRES_SSL_MODE, &tls.mode));
-        let files = [
-            (env::POSTGRES_SSL_ROOT_CERT, &tls.root_cert),
-            (env::POSTGRES_SSL_CERT, &tls.cert),
-            (env::POSTGRES_SSL_KEY, &tls.key),
-        ];
-        variables.extend(files.into_iter().filter_map(|(name, key)| {
-            key.as_ref().map(|key| plain(name, &format!("{POSTGRES_SSL_PATH}/{key}")))
-        }));
-    }
-    variables
-}
-
-fn credential(name: &str, credential: &Credential) -> EnvVar {
-    match credential {
-        Credential::Literal(value) => plain(name, value),
-        Credential::Secret { name: secret, key } => EnvVar {
-            name: name.to_owned(),
-            value_from: Some(EnvVarSource {
-                secret_key_ref: Some(SecretKeySelector {
-                    name: secret.clone(),
-                    key: key.clone(),
-                    optional: None,
-                }),
-                ..EnvVarSource::default()
-            }),
-            ..EnvVar::default()
-        },
-    }
-}
-
 /// The files for TLS to the store, where a Secret has them.
 fn volume_mounts(plan: &Plan) -> Option<Vec<VolumeMount>> {
-    plan.store.as_ref().and_then(Binding::tls).and_then(|tls| tls.secret.as_ref()).map(|_| {
+    plan.store.as_ref().and_then(Binding::files).map(|_| {
         vec![VolumeMount {
             name: SSL_VOLUME.to_owned(),
             mount_path: POSTGRES_SSL_PATH.to_owned(),
@@ -158,26 +74,16 @@ fn volume_mounts(plan: &Plan) -> Option<Vec<VolumeMount>> {
     })
 }
 
-fn plain(name: &str, value: &(impl ToString + ?Sized)) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.to_string()), ..EnvVar::default() }
-}
-
-fn from_field(name: &str, path: &str) -> EnvVar {
-    EnvVar {
-        name: name.to_owned(),
-        value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), api_version: None }),
-            ..EnvVarSource::default()
-        }),
-        ..EnvVar::default()
-    }
-}
-
-fn default_resources() -> ResourceRequirements {
+/// What the proxy was measured to need; for one made of jars, what the original asked for.
+fn default_resources(kind: ProxyKind) -> ResourceRequirements {
+    let (cpu, memory, memory_max) = match kind {
+        ProxyKind::Native => ("50m", "32Mi", "128Mi"),
+        ProxyKind::Jvm => ("400m", "512Mi", "512Mi"),
+    };
     let quantity = |name: &str, value: &str| (name.to_owned(), Quantity(value.to_owned()));
     ResourceRequirements {
-        limits: Some(BTreeMap::from([quantity("memory", "128Mi")])),
-        requests: Some(BTreeMap::from([quantity("cpu", "50m"), quantity("memory", "32Mi")])),
+        limits: Some(BTreeMap::from([quantity("memory", memory_max)])),
+        requests: Some(BTreeMap::from([quantity("cpu", cpu), quantity("memory", memory)])),
         ..ResourceRequirements::default()
     }
 }

@@ -1,17 +1,27 @@
 //! Which store a StatefulStore is, and how it is reached.
 
+mod cassandra;
 mod config;
+mod credentials;
 mod postgres;
 
 use api::StatefulStore;
 use api::contract::Store;
 use kube::ResourceExt;
+use serde_json::{Map, Value};
 
-pub use self::postgres::{Credential, Postgres, Tls};
+pub use self::cassandra::Cassandra;
+use self::config::Faults;
+pub use self::credentials::Credential;
+pub use self::postgres::{Postgres, Tls};
 use crate::{Problem, Problems};
 
 /// The one way in which a store is run: by somebody else.
 const UNMANAGED: &str = "Unmanaged";
+/// Where Postgres listens unless the store says otherwise.
+const POSTGRES_PORT: u16 = 5432;
+/// Where Cassandra listens unless the store says otherwise.
+const CASSANDRA_PORT: u16 = 9042;
 
 /// A store that services can be bound to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,17 +30,20 @@ pub enum Known {
     InMemory,
     /// A database that is there already.
     Postgres(Box<Postgres>),
+    /// A ring of Cassandra nodes that is there already.
+    Cassandra(Box<Cassandra>),
 }
 
 impl Known {
     /// Every value that `spec.type` may have.
-    const TYPES: [&str; 2] = ["InMemory", "Postgres"];
+    const TYPES: [&str; 3] = ["Cassandra", "InMemory", "Postgres"];
 
     /// What `spec.type` says for this store.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::InMemory => "InMemory",
             Self::Postgres(_) => "Postgres",
+            Self::Cassandra(_) => "Cassandra",
         }
     }
 
@@ -39,6 +52,16 @@ impl Known {
         match self {
             Self::InMemory => Store::InMemory,
             Self::Postgres(_) => Store::Postgres,
+            Self::Cassandra(_) => Store::Cassandra,
+        }
+    }
+
+    /// Where it listens; nothing for one that is not reached over the network.
+    pub(crate) fn port(&self) -> Option<u16> {
+        match self {
+            Self::InMemory => None,
+            Self::Postgres(postgres) => Some(postgres.port.unwrap_or(POSTGRES_PORT)),
+            Self::Cassandra(cassandra) => Some(cassandra.port.unwrap_or(CASSANDRA_PORT)),
         }
     }
 
@@ -47,7 +70,47 @@ impl Known {
         match self {
             Self::InMemory => Vec::new(),
             Self::Postgres(postgres) => postgres.plaintext(),
+            Self::Cassandra(cassandra) => cassandra.plaintext(),
         }
+    }
+
+    /// A Secret that the store names and that nothing is taken from: almost surely a mistake.
+    pub fn unread_secret(&self) -> Option<&str> {
+        match self {
+            Self::Cassandra(cassandra) => cassandra.unread_secret.as_deref(),
+            Self::InMemory | Self::Postgres(_) => None,
+        }
+    }
+
+    /// Every key of a Secret that a sidecar on this store cannot do without, by the Secret's name.
+    pub fn secret_keys(&self) -> Vec<(&str, &str)> {
+        let credentials: Vec<Option<&Credential>> = match self {
+            Self::InMemory => Vec::new(),
+            Self::Postgres(postgres) => vec![
+                Some(&postgres.database),
+                Some(&postgres.username),
+                Some(&postgres.password),
+                postgres.schema.as_ref(),
+            ],
+            Self::Cassandra(cassandra) => {
+                vec![cassandra.username.as_ref(), cassandra.password.as_ref()]
+            }
+        };
+        let from_secret =
+            credentials.into_iter().flatten().filter_map(|credential| match credential {
+                Credential::Secret { name, key } => Some((name.as_str(), key.as_str())),
+                Credential::Literal(_) => None,
+            });
+        let files = match self {
+            Self::Postgres(postgres) => postgres.tls.as_ref(),
+            Self::InMemory | Self::Cassandra(_) => None,
+        };
+        let files = files.into_iter().flat_map(|tls| {
+            let keys = [&tls.root_cert, &tls.cert, &tls.key].into_iter().flatten();
+            let secret = tls.secret.as_deref();
+            keys.filter_map(move |key| Some((secret?, key.as_str())))
+        });
+        from_secret.chain(files).collect()
     }
 }
 
@@ -61,25 +124,36 @@ pub fn validate_store(object: &StatefulStore) -> Result<Known, Problems> {
     match object.spec.kind.as_deref() {
         None => refuse(Problem::StoreTypeUnspecified { store }),
         Some("InMemory") => Ok(Known::InMemory),
-        Some("Postgres") => {
-            let mut problems: Vec<_> = check_deployment(object).into_iter().collect();
-            let postgres = match &object.spec.config {
-                Some(config) => postgres::read(config),
-                None => Err(config::Faults::one(
-                    config::ROOT,
-                    "is missing: say in it how Postgres is reached",
-                )),
-            };
-            match postgres {
-                Ok(postgres) if problems.is_empty() => Ok(Known::Postgres(Box::new(postgres))),
-                Ok(_) => Err(Problems(problems)),
-                Err(faults) => {
-                    problems.extend(faults.into_problems(&store));
-                    Err(Problems(problems))
-                }
-            }
-        }
+        Some("Postgres") => unmanaged(object, "Postgres", |config| {
+            Ok(Known::Postgres(Box::new(postgres::read(config)?)))
+        }),
+        Some("Cassandra") => unmanaged(object, "Cassandra", |config| {
+            Ok(Known::Cassandra(Box::new(cassandra::read(config)?)))
+        }),
         Some(value) => refuse(Problem::StoreTypeUnknown { store, value: value.to_owned() }),
+    }
+}
+
+/// A store that somebody else runs, reached as its configuration says.
+fn unmanaged(
+    object: &StatefulStore,
+    kind: &str,
+    read: impl Fn(&Map<String, Value>) -> Result<Known, Faults>,
+) -> Result<Known, Problems> {
+    let mut problems: Vec<_> = check_deployment(object).into_iter().collect();
+    let known = match &object.spec.config {
+        Some(config) => read(config),
+        None => {
+            Err(Faults::one(config::ROOT, &format!("is missing: say in it how {kind} is reached")))
+        }
+    };
+    match known {
+        Ok(known) if problems.is_empty() => Ok(known),
+        Ok(_) => Err(Problems(problems)),
+        Err(faults) => {
+            problems.extend(faults.into_problems(&object.name_any()));
+            Err(Problems(problems))
+        }
     }
 }
 

@@ -1,211 +1,201 @@
 //! From a service as the user wrote it to a plan, or to everything that is wrong with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod containers;
+mod datastore;
+mod pod;
 
-use api::contract::{container, env, port};
+use std::collections::BTreeMap;
+
+use api::contract::{ProxyKind, annotation, label};
 use api::{StatefulService, StatefulServiceSpec};
-use k8s_openapi::api::core::v1::Container;
 use kube::ResourceExt;
 
-use crate::render::SSL_VOLUME;
-use crate::{Binding, Credential, Inputs, Known, Plan, Problem, Problems, Warning, validate_store};
+use self::containers::user_port;
+use crate::plan::{Account, Place};
+use crate::settings::{NativeSidecar, Selector, Settings, Switch};
+use crate::{Binding, Inputs, Known, Plan, Problem, Problems};
 
-/// Keys under these prefixes are the book-keeping of deployment tools: passed on to the pods, each
-/// of their edits would restart them.
-const TOOL_PREFIXES: [&str; 6] = [
-    "kubectl.kubernetes.io/",
-    "argocd.argoproj.io/",
-    "kustomize.toolkit.fluxcd.io/",
-    "helm.toolkit.fluxcd.io/",
-    "meta.helm.sh/",
-    "helm.sh/",
-];
-
-/// Knative's book-keeping on the same kind of object.
-const LAST_PINNED: &str = "serving.knative.dev/lastPinned";
-
-/// Where the sidecar listens, so nothing else in the pod can.
-const SIDECAR_PORTS: [u16; 5] =
-    [port::PROXY, port::REMOTING, port::METRICS, port::MANAGEMENT, port::ADMIN];
+/// Annotations that we alone write, whatever a service carries.
+const OURS: [&str; 3] =
+    [annotation::APPLIED_HASH, annotation::CLUSTER_PROTOCOL, annotation::REPLACING];
 
 /// Checks everything there is to check.
 ///
 /// # Errors
 /// All problems at once, the spec's fields in order.
-pub fn validate(service: &StatefulService, inputs: &Inputs) -> Result<Plan, Problems> {
+pub fn validate(
+    settings: &Settings,
+    service: &StatefulService,
+    inputs: &Inputs,
+) -> Result<Plan, Problems> {
     let spec = &service.spec;
     let mut problems = Vec::new();
-    check_containers(&spec.containers, &mut problems);
-    check_ports(&spec.containers, &mut problems);
     let mut warnings = Vec::new();
-    let store = bind(service, inputs, &mut warnings).unwrap_or_else(|found| {
+    let kind = kind(settings, service, &mut problems);
+    containers::check(spec, &mut problems);
+    let bound = datastore::bind(service, inputs, &mut warnings);
+    let store = bound.unwrap_or_else(|found| {
         problems.extend(found.0);
         None
     });
-    check_volumes(spec, store.as_ref(), &mut problems);
-    let (Some(user), []) = (spec.containers.first(), problems.as_slice()) else {
+    pod::check(spec, store.as_ref(), &mut problems);
+    let image = image(settings, service, kind, store.as_ref(), &mut problems);
+    let (Some(user), Some(image), []) = (spec.containers.first(), image, problems.as_slice())
+    else {
         return Err(Problems(problems));
     };
 
-    let (replicas, pinned) = replicas(spec, store.as_ref());
+    let single = store.as_ref().and_then(|binding| Some((binding, single(kind, &binding.store)?)));
+    let pinned = single.and_then(|(binding, why)| pinned(spec, binding, why));
+    let is_single = single.is_some();
     let port = user_port(user);
-    warn_of_overridden_port(user, port, &mut warnings);
+    containers::warn(user, port, &mut warnings);
+    datastore::warn_of_kind(kind, store.as_ref(), &mut warnings);
     Ok(Plan {
         name: service.name_any(),
         namespace: service.namespace().unwrap_or_default(),
         uid: service.uid().unwrap_or_default(),
-        labels: passed_on(service.labels()),
-        annotations: passed_on(service.annotations()),
+        labels: passed_on(settings, service.labels()),
+        annotations: passed_on(settings, service.annotations()),
         user: user.clone(),
         port,
         extra: spec.containers[1..].to_vec(),
+        kind,
+        image,
+        place: place(settings, inputs),
         store,
-        replicas,
+        selector: selector(settings, service, inputs),
+        replicas: if is_single { spec.replicas.min(1) } else { spec.replicas },
+        is_single,
         pinned,
-        service_account_name: spec.service_account_name.clone(),
-        volumes: spec.volumes.clone(),
-        sidecar_resources: spec.sidecar_resources.clone(),
-        sidecar_jvm_memory: spec.sidecar_jvm_memory.clone(),
-        node_selector: spec.node_selector.clone(),
-        tolerations: spec.tolerations.clone(),
-        termination_grace_period_seconds: spec.termination_grace_period_seconds,
+        account: account(settings, spec),
+        is_replacing: is_replacing(kind, inputs),
+        is_guarded: spec
+            .network_policy
+            .as_ref()
+            .and_then(|access| access.enabled)
+            .unwrap_or(settings.network_policy == Switch::On),
+        spec: spec.clone(),
         warnings,
     })
 }
 
-fn check_containers(containers: &[Container], problems: &mut Vec<Problem>) {
-    if containers.is_empty() {
-        problems.push(Problem::NoContainers);
+/// Which kind of proxy the sidecars are: as the service says, or as the operator does.
+fn kind(settings: &Settings, service: &StatefulService, problems: &mut Vec<Problem>) -> ProxyKind {
+    let Some(given) = service.annotations().get(annotation::PROXY_KIND) else {
+        return settings.proxy.kind;
+    };
+    ProxyKind::parse(given).unwrap_or_else(|| {
+        let kinds = ProxyKind::ALL.map(|kind| format!("{:?}", kind.as_str())).join(" or ");
+        let fault = format!("is {given:?}: set it to {kinds}, or leave it out");
+        problems.push(Problem::field(kind_field(), fault));
+        settings.proxy.kind
+    })
+}
+
+fn kind_field() -> String {
+    format!("metadata.annotations[{:?}]", annotation::PROXY_KIND)
+}
+
+fn image(
+    settings: &Settings,
+    service: &StatefulService,
+    kind: ProxyKind,
+    store: Option<&Binding>,
+    problems: &mut Vec<Problem>,
+) -> Option<String> {
+    let image = settings.proxy.image.of(kind, store.map(|binding| &binding.store));
+    if image.is_none() {
+        let is_the_services = service.annotations().contains_key(annotation::PROXY_KIND);
+        let by = if is_the_services {
+            kind_field()
+        } else {
+            "the operator's setting proxy.kind".to_owned()
+        };
+        let kind = kind.as_str();
+        let fault = format!(
+            "is {kind:?}, and the operator has no image for such a sidecar: set its setting proxy.image.{kind}"
+        );
+        problems.push(Problem::field(by, fault));
     }
-    let mut taken = BTreeSet::from([container::USER, container::SIDECAR]);
-    for (index, each) in containers.iter().enumerate() {
-        if each.image.as_deref().unwrap_or_default().is_empty() {
-            problems.push(Problem::NoImage { index });
+    image.map(str::to_owned)
+}
+
+/// Why there can only be one pod, if so.
+fn single(kind: ProxyKind, store: &Known) -> Option<&'static str> {
+    match (store, kind) {
+        // Each proxy would have a store of its own, and calls would find one or the other.
+        (Known::InMemory, _) => Some("whose state one pod cannot share with another"),
+        (Known::Postgres(_) | Known::Cassandra(_), ProxyKind::Native) => {
+            Some("whose entities one pod at a time can own")
         }
-        if index == 0 {
-            continue;
-        }
-        if each.name.is_empty() {
-            problems.push(Problem::NoContainerName { index });
-        } else if !taken.insert(&each.name) {
-            problems.push(Problem::ContainerNameTaken { index, name: each.name.clone() });
-        }
+        // Those find each other, and share the entities out among them.
+        (Known::Postgres(_) | Known::Cassandra(_), ProxyKind::Jvm) => None,
     }
 }
 
-fn check_ports(containers: &[Container], problems: &mut Vec<Problem>) {
-    for (index, each) in containers.iter().enumerate() {
-        for (port_index, port) in each.ports.iter().flatten().enumerate() {
-            let value = port.container_port;
-            match u16::try_from(value) {
-                Ok(number) if SIDECAR_PORTS.contains(&number) => {
-                    problems.push(Problem::PortTaken { index, port_index, value });
-                }
-                Ok(1..) => {}
-                // Of the other ports we make nothing, so the API server may judge them.
-                _ if (index, port_index) == (0, 0) => {
-                    problems.push(Problem::PortOutOfRange { value });
-                }
-                _ => {}
-            }
-        }
-    }
+/// Why fewer pods will run than are asked for, if so.
+fn pinned(spec: &StatefulServiceSpec, binding: &Binding, why: &str) -> Option<String> {
+    (spec.replicas > 1).then(|| {
+        let Binding { name, store, .. } = binding;
+        format!(
+            "spec.replicas is {}, and 1 is used: StatefulStore {name:?} is of type {:?}, {why}",
+            spec.replicas,
+            store.kind()
+        )
+    })
 }
 
-fn bind(
+/// The selector of a Deployment can never be changed, so one that is there rules.
+fn selector(
+    settings: &Settings,
     service: &StatefulService,
     inputs: &Inputs,
-    warnings: &mut Vec<Warning>,
-) -> Result<Option<Binding>, Problems> {
-    let Some(datastore) = &service.spec.datastore else {
-        return Ok(None);
-    };
-    let Some(object) = &inputs.store else {
-        return Err(Problems(vec![Problem::StoreNotFound {
-            store: datastore.name.clone(),
-            namespace: service.namespace().unwrap_or_default(),
-        }]));
-    };
-    let mut store = validate_store(object)?;
-    if let Known::Postgres(postgres) = &mut store {
-        let config = datastore.config.iter().flatten();
-        for (key, value) in config {
-            match (key.as_str(), value.as_str()) {
-                ("schema", Some(schema)) if !schema.is_empty() => {
-                    postgres.schema = Some(Credential::Literal(schema.to_owned()));
-                }
-                _ => warnings.push(unread(key)),
+) -> BTreeMap<String, String> {
+    match &inputs.deployment {
+        Some(deployment) if !deployment.selector.is_empty() => deployment.selector.clone(),
+        _ => match settings.selector {
+            Selector::Uid => crate::selector(&service.uid().unwrap_or_default()),
+            Selector::Name => {
+                BTreeMap::from([(label::STATEFUL_SERVICE.to_owned(), service.name_any())])
             }
-        }
-    }
-    Ok(Some(Binding { name: datastore.name.clone(), store }))
-}
-
-fn unread(key: &str) -> Warning {
-    Warning {
-        reason: "DatastoreConfigUnread",
-        message: format!(
-            "spec.datastore.config.{key} is not read: a store of type \"Postgres\" takes the text \"schema\" and nothing else"
-        ),
+        },
     }
 }
 
-fn check_volumes(spec: &StatefulServiceSpec, store: Option<&Binding>, problems: &mut Vec<Problem>) {
-    let is_ours = store.and_then(Binding::tls).is_some_and(|tls| tls.secret.is_some());
-    if is_ours && spec.volumes.iter().any(|volume| volume.name == SSL_VOLUME) {
-        problems.push(Problem::VolumeNameTaken { name: SSL_VOLUME.to_owned() });
+fn place(settings: &Settings, inputs: &Inputs) -> Place {
+    match settings.proxy.native_sidecar {
+        NativeSidecar::On => Place::InitContainer,
+        NativeSidecar::Auto if inputs.native_sidecars => Place::InitContainer,
+        NativeSidecar::Auto | NativeSidecar::Off => Place::Container,
     }
 }
 
-/// How many pods there will be, and why not more if more are asked for.
-fn replicas(spec: &StatefulServiceSpec, store: Option<&Binding>) -> (i32, Option<String>) {
-    let Some(Binding { name, store }) = store.filter(|_| spec.replicas > 1) else {
-        return (spec.replicas, None);
+fn account(settings: &Settings, spec: &StatefulServiceSpec) -> Account {
+    match &spec.service_account_name {
+        Some(name) if !name.is_empty() => Account::Named(name.clone()),
+        _ if settings.rbac.dedicated_service_account => Account::Dedicated,
+        _ => Account::Default,
+    }
+}
+
+/// Proxies of two protocols on one store would not know of each other, and both own its entities.
+fn is_replacing(kind: ProxyKind, inputs: &Inputs) -> bool {
+    inputs.deployment.as_ref().is_some_and(|deployment| {
+        deployment.is_replacing || deployment.protocol.as_deref() != Some(kind.protocol())
+    })
+}
+
+fn passed_on(settings: &Settings, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let is_excluded = |key: &str| {
+        OURS.contains(&key)
+            || settings.excluded_annotations.iter().any(|excluded| {
+                key == excluded || excluded.ends_with('/') && key.starts_with(excluded.as_str())
+            })
     };
-    let why = match store {
-        // Each proxy would have a store of its own, and calls would find one or the other.
-        Known::InMemory => "whose state one pod cannot share with another",
-        Known::Postgres(_) => "whose entities one pod at a time can own",
-    };
-    let message = format!(
-        "spec.replicas is {}, and 1 is used: StatefulStore {name:?} is of type {:?}, {why}",
-        spec.replicas,
-        store.kind()
-    );
-    (1, Some(message))
-}
-
-/// The first declared port, or the default. Only for containers that [`check_ports`] has passed.
-fn user_port(user: &Container) -> u16 {
-    user.ports
-        .iter()
-        .flatten()
-        .next()
-        .and_then(|port| u16::try_from(port.container_port).ok())
-        .unwrap_or(port::USER_DEFAULT)
-}
-
-fn warn_of_overridden_port(user: &Container, port: u16, warnings: &mut Vec<Warning>) {
-    let given = user.env.iter().flatten().find(|variable| variable.name == env::PORT);
-    if let Some(variable) = given
-        && variable.value.as_deref() != Some(port.to_string().as_str())
-    {
-        let value = variable.value.as_deref().unwrap_or("taken from elsewhere");
-        warnings.push(Warning {
-            reason: "PortEnvOverridden",
-            message: format!(
-                "spec.containers[0].env sets PORT to {value:?}, and \"{port}\" is used: declare the port in spec.containers[0].ports instead"
-            ),
-        });
-    }
-}
-
-fn passed_on(given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let is_the_users =
-        |key: &str| key != LAST_PINNED && !TOOL_PREFIXES.iter().any(|tool| key.starts_with(tool));
     given
         .iter()
-        .filter(|(key, _)| is_the_users(key))
+        .filter(|(key, _)| key.as_str() == annotation::RESTARTED_AT || !is_excluded(key))
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
 }

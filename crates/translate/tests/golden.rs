@@ -11,14 +11,19 @@ use std::{env, fs};
 use api::{StatefulService, StatefulStore};
 use kube::ResourceExt;
 use serde_json::Value;
+use translate::settings::{Images, Proxy};
 use translate::{Inputs, Problems, Settings, render, validate};
 
 fn settings() -> Settings {
-    Settings {
-        image_no_store: "registry.example/sidecar:1".to_owned(),
-        image_in_memory: "registry.example/sidecar:1".to_owned(),
-        image_postgres: "registry.example/sidecar:1".to_owned(),
-    }
+    let image = "registry.example/sidecar:1".to_owned();
+    let images = Images {
+        no_store: image.clone(),
+        in_memory: image.clone(),
+        postgres: image.clone(),
+        cassandra: image,
+        jvm: Some("registry.example/sidecar-jvm:1".to_owned()),
+    };
+    Settings { proxy: Proxy { image: images, ..Proxy::default() }, ..Settings::default() }
 }
 
 fn cases() -> Vec<PathBuf> {
@@ -47,12 +52,12 @@ fn read(case: &Path) -> (StatefulService, Inputs) {
     service.metadata.uid = Some("6f0c0b5e-0000-4000-8000-000000000000".to_owned());
     let wanted = service.spec.datastore.as_ref().map(|datastore| datastore.name.clone());
     let store = stores.into_iter().find(|store| Some(store.name_any()) == wanted);
-    (service, Inputs { store })
+    (service, Inputs { store, ..Inputs::default() })
 }
 
 /// What comes out: objects and warnings as YAML, or the problems one per line.
 fn translate(service: &StatefulService, inputs: &Inputs) -> Result<String, String> {
-    let plan = validate(service, inputs).map_err(|problems| lines(&problems))?;
+    let plan = validate(&settings(), service, inputs).map_err(|problems| lines(&problems))?;
     let objects = render(&settings(), &plan);
     let mut text = String::new();
     if let Some(message) = plan.pinned() {
@@ -61,9 +66,9 @@ fn translate(service: &StatefulService, inputs: &Inputs) -> Result<String, Strin
     for warning in plan.warnings() {
         writeln!(text, "# {}: {}", warning.reason, warning.message).unwrap();
     }
-    text += &serde_saphyr::to_string(&objects.service).unwrap();
-    text += "---\n";
-    text += &serde_saphyr::to_string(&objects.deployment).unwrap();
+    let documents: Vec<_> =
+        objects.into_iter().map(|object| serde_saphyr::to_string(&object).unwrap()).collect();
+    text += &documents.join("---\n");
     Ok(text)
 }
 
@@ -111,7 +116,7 @@ fn the_same_input_gives_the_same_bytes() {
 fn rendered_variables_have_names_of_their_own() {
     for case in cases() {
         let (service, inputs) = read(&case);
-        let Ok(plan) = validate(&service, &inputs) else { continue };
+        let Ok(plan) = validate(&settings(), &service, &inputs) else { continue };
         let deployment = render(&settings(), &plan).deployment;
         let pod = deployment.spec.unwrap().template.spec.unwrap();
         for container in pod.containers {

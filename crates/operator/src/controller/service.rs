@@ -38,7 +38,7 @@ pub(crate) async fn reconcile(
         return Ok(Action::await_change());
     }
     let inputs = dereference::inputs(&ctx.caches, &service);
-    let plan = validate(&service, &inputs);
+    let plan = validate(&ctx.settings, &service, &inputs);
     let (deployment, refusal) = match &plan {
         Ok(plan) => make(&ctx, &service, plan).await?,
         Err(_) => look(&ctx, &service).await?,

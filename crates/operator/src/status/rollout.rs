@@ -11,7 +11,7 @@ pub(crate) struct Rollout {
     pub(crate) wanted: i32,
     pub(crate) replicas: i32,
     pub(crate) ready: i32,
-    updated: i32,
+    pub(crate) updated: i32,
     available: i32,
     pub(crate) deadline_exceeded: bool,
     /// Why pods cannot be created.

@@ -1,5 +1,5 @@
 use serde_json::{Value, json};
-use translate::{Inputs, validate};
+use translate::{Inputs, Settings, validate};
 
 use super::*;
 
@@ -36,7 +36,7 @@ fn status(
     refusal: Option<&Refusal>,
     diagnosis: Option<&Diagnosis>,
 ) -> StatefulServiceStatus {
-    let plan = validate(service, &Inputs::default());
+    let plan = validate(&Settings::default(), service, &Inputs::default());
     let facts = Facts { service, plan: plan.as_ref(), refusal, deployment, diagnosis };
     of_service(&facts, Timestamp::UNIX_EPOCH)
 }
@@ -131,7 +131,7 @@ fn the_same_facts_give_the_same_status_at_any_time() {
     let mut service = plain();
     let first = status(&service, Some(&deployment(2, 2, 2)), None, None);
     service.status = Some(first.clone());
-    let plan = validate(&service, &Inputs::default());
+    let plan = validate(&Settings::default(), &service, &Inputs::default());
     let deployment = deployment(2, 2, 2);
     let facts = Facts {
         service: &service,
@@ -174,14 +174,14 @@ fn postgres(config: &Value) -> StatefulStore {
 #[test]
 fn a_pinned_replica_count_has_a_condition_while_it_lasts() {
     let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
-    let inputs = Inputs { store: Some(postgres(&config)) };
+    let inputs = Inputs { store: Some(postgres(&config)), ..Inputs::default() };
     let spec = |replicas: i32| {
         service(&json!({
             "replicas": replicas, "containers": [{ "image": "a" }], "datastore": { "name": "carts" },
         }))
     };
     let status = |service: &StatefulService| {
-        let plan = validate(service, &inputs).unwrap();
+        let plan = validate(&Settings::default(), service, &inputs).unwrap();
         let facts =
             Facts { service, plan: Ok(&plan), refusal: None, deployment: None, diagnosis: None };
         of_service(&facts, Timestamp::UNIX_EPOCH)

@@ -25,15 +25,27 @@ const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 pub(super) fn read(reader: &mut Reader) -> (Store, Settings) {
     // A pod has no disk that outlives it, so there somebody must say what is wanted.
     let default = if reader.shown(KUBERNETES).is_some() { Store::None } else { Store::Sqlite };
-    let kind = reader.read(env::STORE, default.as_str(), value::store);
+    let kind = reader.read(env::STORE, default.as_str(), served);
     let path = reader.read(SQLITE_PATH, "cloudstate.db", value::text);
     let postgres = postgres(reader, kind == Store::Postgres);
     let settings = match kind {
-        Store::None | Store::InMemory => Settings::Memory,
+        // `served` lets no Cassandra through.
+        Store::None | Store::InMemory | Store::Cassandra => Settings::Memory,
         Store::Sqlite => Settings::Sqlite(PathBuf::from(path)),
         Store::Postgres => Settings::Postgres(Box::new(postgres)),
     };
     (kind, settings)
+}
+
+/// A store that this proxy has; a Cassandra is for proxies made of jars.
+fn served(text: &str) -> Result<Store, Refusal> {
+    match value::store(text)? {
+        Store::Cassandra => {
+            let served = Store::ALL.into_iter().filter(|store| *store != Store::Cassandra);
+            Err(value::unknown(&served.map(Store::as_str).collect::<Vec<_>>()))
+        }
+        store => Ok(store),
+    }
 }
 
 fn postgres(reader: &mut Reader, used: bool) -> postgres::Settings {
@@ -165,6 +177,15 @@ mod tests {
         assert_eq!(kind, Store::Sqlite);
         assert!(matches!(settings, Settings::Sqlite(path) if path == *"cloudstate.db"));
         assert_eq!(read_from(&[("KUBERNETES_SERVICE_HOST", "10.96.0.1")]).0, Store::None);
+    }
+
+    #[test]
+    fn a_store_of_other_proxies_is_refused() {
+        let (_, _, problems) = read_from(&[("CLOUDSTATE_STORE", "cassandra")]);
+        assert!(
+            problems.contains("expected one of none, in-memory, sqlite, postgres;"),
+            "{problems}"
+        );
     }
 
     #[test]

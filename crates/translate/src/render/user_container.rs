@@ -32,7 +32,7 @@ pub(super) fn extra(mut given: Container) -> Container {
     let image = given.image.as_deref().unwrap_or_default();
     given.image_pull_policy.get_or_insert_with(|| pull_policy(image));
     given.termination_message_policy.get_or_insert_with(|| "FallbackToLogsOnError".to_owned());
-    given.env = given.env.map(without_repeats);
+    given.env = given.env.map(without_repeats).filter(|env| !env.is_empty());
     for port in given.ports.iter_mut().flatten() {
         // Server-side apply merges ports by number and protocol, so both have to be there.
         port.protocol.get_or_insert_with(|| "TCP".to_owned());

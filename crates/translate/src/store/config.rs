@@ -81,6 +81,20 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The text under that key, which has to be there.
+    pub(super) fn mandatory(
+        &self,
+        key: &str,
+        what: &str,
+        faults: &mut Faults,
+    ) -> Result<String, Noted> {
+        if let Some(text) = self.text(key, faults)? {
+            return Ok(text.to_owned());
+        }
+        faults.push(self.path(key), format!("is missing: set it to {what}"));
+        Err(Noted)
+    }
+
     /// The TCP port under that key.
     pub(super) fn port(&self, key: &str, faults: &mut Faults) -> Found<u16> {
         match self.get(key) {

@@ -3,9 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::config::{Faults, Found, Noted, Section};
-
-const CREDENTIALS: &str = "credentials";
-const FROM_SECRET: &str = "credentialsFromSecret";
+use super::credentials::{Credential, Credentials, plaintext};
 
 /// What `spec.config.ssl.mode` may be, in the words of libpq's `sslmode`.
 const SSL_MODES: [&str; 6] = ["disable", "allow", "prefer", "require", "verify-ca", "verify-full"];
@@ -20,29 +18,6 @@ pub struct Postgres {
     pub(crate) password: Credential,
     pub(crate) schema: Option<Credential>,
     pub(crate) tls: Option<Tls>,
-}
-
-/// Where a value is that not everybody should see.
-#[derive(Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// In the StatefulStore itself.
-    Literal(String),
-    /// In a Secret of the same namespace.
-    Secret {
-        /// Name of the Secret.
-        name: String,
-        /// Key in it.
-        key: String,
-    },
-}
-
-impl std::fmt::Debug for Credential {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Literal(_) => f.write_str("Literal"),
-            Self::Secret { name, key } => write!(f, "Secret({name:?}, {key:?})"),
-        }
-    }
 }
 
 /// How far the connection is secured.
@@ -60,23 +35,19 @@ pub struct Tls {
 impl Postgres {
     /// Fields with a credential in plain text.
     pub(super) fn plaintext(&self) -> Vec<String> {
-        let all = [
+        plaintext(&[
             ("database", Some(&self.database)),
             ("password", Some(&self.password)),
             ("schema", self.schema.as_ref()),
             ("username", Some(&self.username)),
-        ];
-        all.into_iter()
-            .filter(|(_, credential)| matches!(credential, Some(Credential::Literal(_))))
-            .map(|(key, _)| format!("spec.config.{CREDENTIALS}.{key}"))
-            .collect()
+        ])
     }
 }
 
 pub(super) fn read(config: &Map<String, Value>) -> Result<Postgres, Faults> {
     let mut faults = Faults::default();
     let root = Section::root(config);
-    let service = mandatory(&root, "service", "the host name or address of Postgres", &mut faults);
+    let service = root.mandatory("service", "the host name or address of Postgres", &mut faults);
     let port = root.port("port", &mut faults);
     let credentials = Credentials::read(&root, &mut faults);
     let database = credentials.mandatory("database", &mut faults);
@@ -94,108 +65,9 @@ pub(super) fn read(config: &Map<String, Value>) -> Result<Postgres, Faults> {
     }
 }
 
-fn mandatory(
-    section: &Section<'_>,
-    key: &str,
-    what: &str,
-    faults: &mut Faults,
-) -> Result<String, Noted> {
-    if let Some(text) = section.text(key, faults)? {
-        return Ok(text.to_owned());
-    }
-    faults.push(section.path(key), format!("is missing: set it to {what}"));
-    Err(Noted)
-}
-
-/// Both places where a credential may stand.
-struct Credentials<'a> {
-    literals: Found<Section<'a>>,
-    /// The Secret's name, and the section that may name keys in it.
-    secret: Found<(String, Section<'a>)>,
-}
-
-impl<'a> Credentials<'a> {
-    fn read(root: &Section<'a>, faults: &mut Faults) -> Self {
-        let literals = root.section(CREDENTIALS, faults);
-        let secret = match root.section(FROM_SECRET, faults) {
-            Ok(Some(section)) => {
-                mandatory(&section, "name", "the name of a Secret in this namespace", faults)
-                    .map(|name| Some((name, section)))
-            }
-            Ok(None) => Ok(None),
-            Err(noted) => Err(noted),
-        };
-        Self { literals, secret }
-    }
-
-    /// A credential that there has to be. Its key in the Secret is its own name unless another is given.
-    fn mandatory(&self, name: &str, faults: &mut Faults) -> Result<Credential, Noted> {
-        let (found, secret) = self.look(name, faults)?;
-        if let Some(found) = found {
-            return Ok(found);
-        }
-        if let Some(secret) = secret {
-            return Ok(Credential::Secret { name: secret, key: name.to_owned() });
-        }
-        faults.push(
-            format!("spec.config.{CREDENTIALS}.{name}"),
-            format!(
-                "is missing: put it under the key {name:?} into a Secret, and name that in spec.config.{FROM_SECRET}.name"
-            ),
-        );
-        Err(Noted)
-    }
-
-    /// A credential that is only there when it is spelled out.
-    fn optional(&self, name: &str, faults: &mut Faults) -> Found<Credential> {
-        self.look(name, faults).map(|(found, _)| found)
-    }
-
-    /// What is spelled out, and the Secret that there is besides.
-    fn look(
-        &self,
-        name: &str,
-        faults: &mut Faults,
-    ) -> Result<(Option<Credential>, Option<String>), Noted> {
-        let literal = match &self.literals {
-            Ok(Some(literals)) => literals.text(name, faults),
-            Ok(None) => Ok(None),
-            Err(noted) => Err(*noted),
-        };
-        let key_field = format!("{name}Key");
-        let key = match &self.secret {
-            Ok(Some((_, section))) => section.text(&key_field, faults),
-            Ok(None) => Ok(None),
-            Err(noted) => Err(*noted),
-        };
-        let secret = match &self.secret {
-            Ok(secret) => secret.as_ref().map(|(secret, _)| secret.clone()),
-            // A literal stands by itself, whatever is wrong with the Secret.
-            Err(noted) => {
-                return Ok((Some(Credential::Literal(literal?.ok_or(*noted)?.to_owned())), None));
-            }
-        };
-        match (literal?, &secret, key?) {
-            (Some(_), Some(_), Some(_)) => {
-                faults.push(
-                    format!("spec.config.{CREDENTIALS}.{name}"),
-                    format!("is given, and so is spec.config.{FROM_SECRET}.{key_field}: keep one of the two"),
-                );
-                Err(Noted)
-            }
-            (Some(literal), _, _) => Ok((Some(Credential::Literal(literal.to_owned())), secret)),
-            (None, Some(name), Some(key)) => {
-                let found = Credential::Secret { name: name.clone(), key: key.to_owned() };
-                Ok((Some(found), secret))
-            }
-            (None, _, _) => Ok((None, secret)),
-        }
-    }
-}
-
 fn tls(root: &Section<'_>, faults: &mut Faults) -> Found<Tls> {
     let Some(section) = root.section("ssl", faults)? else { return Ok(None) };
-    let mode = mandatory(&section, "mode", &modes(), faults).and_then(|mode| {
+    let mode = section.mandatory("mode", &modes(), faults).and_then(|mode| {
         if SSL_MODES.contains(&mode.as_str()) {
             return Ok(mode);
         }
