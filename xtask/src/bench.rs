@@ -1,6 +1,8 @@
 //! `cargo xtask bench`: builds for speed, brings what the counter on Node needs, and hands over to the program
 //! `bench` of the testbed. `docs/benchmarks.md` tells what it measures.
 
+mod launcher;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -25,16 +27,25 @@ const NODE_FILES: [&str; 3] = ["counter.js", "package.json", "package-lock.json"
 /// When something cannot be built or installed, or a workload fails.
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let progress = Progress::start(layout::logs())?;
+    if let Some(("launcher", rest)) = arguments.split_first().map(|(first, rest)| (&**first, rest))
+    {
+        return launcher::run(root, &progress, rest);
+    }
     let node = node(&progress)?;
     progress.say("building for speed");
     build(root, &["--release"])?;
-    let figures = root.join("target/bench");
-    fs::create_dir_all(&figures).with_context(|| format!("create {}", figures.display()))?;
-    let json = figures.join("figures.json");
+    let json = figures(root)?.join("figures.json");
     let mut command = program(root, &["--release"], "bench");
     command.arg("--node").arg(node).arg("--json").arg(&json).args(arguments);
     ensure!(command.status().context("cannot run cargo")?.success(), "bench failed");
     Ok(())
+}
+
+/// Where figures are left for comparisons.
+fn figures(root: &Path) -> Result<PathBuf> {
+    let folder = root.join("target/bench");
+    fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// Every workload for a moment: whether it works and every reply is right, not how fast.
@@ -42,8 +53,10 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn short(root: &Path) -> Result<()> {
-    let node = node(&Progress::start(layout::logs())?)?;
+    let progress = Progress::start(layout::logs())?;
+    let node = node(&progress)?;
     build(root, &[])?;
+    launcher::short(root, &progress)?;
     let mut command = program(root, &[], "bench");
     command.arg("--node").arg(node);
     ensure!(

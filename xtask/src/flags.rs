@@ -29,7 +29,7 @@ pub enum Command {
     Sim(Sim),
     /// Write every generated file again
     Codegen,
-    /// Measure the proxy as a whole; `cargo xtask bench --help` names workloads and flags
+    /// Measure the proxy as a whole, or with `launcher` the launcher; `… --help` names workloads and flags
     Bench(Passed),
     /// Drive user functions that others wrote through the proxy, on every store
     Conformance(Conformance),
