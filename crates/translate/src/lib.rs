@@ -3,9 +3,12 @@
 //! [`validate`] says every "no" there is to say, all at once; what comes out of it, the [`Plan`],
 //! can be [`render`]ed without failing. The same input always gives the same bytes.
 
+#[cfg(feature = "test-util")]
+pub mod generated;
 mod inputs;
 mod plan;
 mod problem;
+mod quantity;
 mod render;
 pub mod settings;
 mod sidecar;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use api::StatefulServiceSpec;
 use api::contract::ProxyKind;
+use api::environment::Size;
 use k8s_openapi::api::core::v1::Container;
 
 use crate::{Known, Tls};
@@ -30,6 +31,8 @@ pub struct Plan {
     /// The sidecar's image.
     pub(crate) image: String,
     pub(crate) place: Place,
+    /// What `spec.sidecarJvmMemory` says.
+    pub(crate) memory: Option<Size>,
     pub(crate) store: Option<Binding>,
     /// What selects the pods.
     pub(crate) selector: BTreeMap<String, String>,

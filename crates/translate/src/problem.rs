@@ -80,10 +80,6 @@ pub enum Problem {
 }
 
 impl Problem {
-    pub(crate) fn field(path: impl Into<String>, fault: impl Into<String>) -> Self {
-        Self::Field { path: path.into(), fault: fault.into() }
-    }
-
     /// The word for conditions and events.
     pub fn reason(&self) -> &'static str {
         match self {

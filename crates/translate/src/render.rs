@@ -26,6 +26,7 @@ use crate::settings::Settings;
 
 pub use self::account::{POD_READER, binding_name};
 pub(crate) use self::pod::SSL_VOLUME;
+pub(crate) use self::user_container::{LOG_VOLUME, mounts_log_volume};
 
 /// What a service becomes, in the order in which it is to be applied: rights before the pods that need
 /// them, and the address and its guards before what they stand for.

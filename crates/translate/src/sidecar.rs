@@ -14,10 +14,11 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use crate::render::{SSL_VOLUME, pull_policy};
 use crate::settings::Settings;
-use crate::{Binding, Plan};
+use crate::{Binding, Plan, quantity};
 
 /// User and group of the sidecar; its image has no others.
 const SIDECAR_USER: i64 = 65532;
+const MIB: u64 = 1024 * 1024;
 /// Where the files for TLS to Postgres are mounted.
 const POSTGRES_SSL_PATH: &str = "/var/run/secrets/postgres";
 
@@ -41,7 +42,7 @@ pub(crate) fn container(settings: &Settings, plan: &Plan) -> Container {
 }
 
 fn resources(plan: &Plan) -> ResourceRequirements {
-    plan.spec.sidecar_resources.clone().unwrap_or_else(|| default_resources(plan.kind))
+    plan.spec.sidecar_resources.clone().unwrap_or_else(|| default_resources(plan))
 }
 
 fn ports() -> Vec<ContainerPort> {
@@ -74,16 +75,26 @@ fn volume_mounts(plan: &Plan) -> Option<Vec<VolumeMount>> {
     })
 }
 
-/// What the proxy was measured to need; for one made of jars, what the original asked for.
-fn default_resources(kind: ProxyKind) -> ResourceRequirements {
-    let (cpu, memory, memory_max) = match kind {
-        ProxyKind::Native => ("50m", "32Mi", "128Mi"),
-        ProxyKind::Jvm => ("400m", "512Mi", "512Mi"),
+/// What the proxy was measured to need; for one made of jars, what the original asked for. Where the user
+/// asks for memory, twice that, since not all that a proxy does is within it.
+fn default_resources(plan: &Plan) -> ResourceRequirements {
+    let (cpu, memory, memory_max) = match plan.kind {
+        ProxyKind::Native => ("50m", 32 * MIB, 128 * MIB),
+        ProxyKind::Jvm => ("400m", 512 * MIB, 512 * MIB),
     };
-    let quantity = |name: &str, value: &str| (name.to_owned(), Quantity(value.to_owned()));
+    let asked = plan.memory.map_or(0, |memory| memory.bytes().saturating_mul(2));
+    let memory_max = memory_max.max(asked);
+    let memory = match plan.kind {
+        ProxyKind::Native => memory,
+        // A JVM takes its heap at once.
+        ProxyKind::Jvm => memory.max(asked),
+    };
     ResourceRequirements {
-        limits: Some(BTreeMap::from([quantity("memory", memory_max)])),
-        requests: Some(BTreeMap::from([quantity("cpu", cpu), quantity("memory", memory)])),
+        limits: Some(BTreeMap::from([("memory".to_owned(), quantity::bytes(memory_max))])),
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity(cpu.to_owned())),
+            ("memory".to_owned(), quantity::bytes(memory)),
+        ])),
         ..ResourceRequirements::default()
     }
 }

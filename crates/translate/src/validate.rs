@@ -2,22 +2,24 @@
 
 mod containers;
 mod datastore;
+mod findings;
 mod pod;
+mod resources;
+mod syntax;
 
 use std::collections::BTreeMap;
 
 use api::contract::{ProxyKind, annotation, label};
+use api::environment::size;
 use api::{StatefulService, StatefulServiceSpec};
 use kube::ResourceExt;
 
 use self::containers::user_port;
+use self::findings::Findings;
+use self::pod::OUR_ANNOTATIONS;
 use crate::plan::{Account, Place};
 use crate::settings::{NativeSidecar, Selector, Settings, Switch};
-use crate::{Binding, Inputs, Known, Plan, Problem, Problems};
-
-/// Annotations that we alone write, whatever a service carries.
-const OURS: [&str; 3] =
-    [annotation::APPLIED_HASH, annotation::CLUSTER_PROTOCOL, annotation::REPLACING];
+use crate::{Binding, Inputs, Known, Plan, Problems};
 
 /// Checks everything there is to check.
 ///
@@ -29,20 +31,16 @@ pub fn validate(
     inputs: &Inputs,
 ) -> Result<Plan, Problems> {
     let spec = &service.spec;
-    let mut problems = Vec::new();
+    let mut findings = Findings::default();
     let mut warnings = Vec::new();
-    let kind = kind(settings, service, &mut problems);
-    containers::check(spec, &mut problems);
-    let bound = datastore::bind(service, inputs, &mut warnings);
-    let store = bound.unwrap_or_else(|found| {
-        problems.extend(found.0);
-        None
-    });
-    pod::check(spec, store.as_ref(), &mut problems);
-    let image = image(settings, service, kind, store.as_ref(), &mut problems);
-    let (Some(user), Some(image), []) = (spec.containers.first(), image, problems.as_slice())
+    let kind = kind(settings, service, &mut findings);
+    containers::check(spec, &mut findings);
+    let store = datastore::bind(service, inputs, &mut warnings, &mut findings);
+    pod::check(spec, kind, store.as_ref(), &mut findings);
+    let image = image(settings, service, kind, store.as_ref(), &mut findings);
+    let (Some(user), Some(image), []) = (spec.containers.first(), image, findings.0.as_slice())
     else {
-        return Err(Problems(problems));
+        return Err(Problems(findings.0));
     };
 
     let single = store.as_ref().and_then(|binding| Some((binding, single(kind, &binding.store)?)));
@@ -63,6 +61,7 @@ pub fn validate(
         kind,
         image,
         place: place(settings, inputs),
+        memory: spec.sidecar_jvm_memory.as_deref().and_then(|memory| size(memory).ok()),
         store,
         selector: selector(settings, service, inputs),
         replicas: if is_single { spec.replicas.min(1) } else { spec.replicas },
@@ -81,14 +80,14 @@ pub fn validate(
 }
 
 /// Which kind of proxy the sidecars are: as the service says, or as the operator does.
-fn kind(settings: &Settings, service: &StatefulService, problems: &mut Vec<Problem>) -> ProxyKind {
+fn kind(settings: &Settings, service: &StatefulService, findings: &mut Findings) -> ProxyKind {
     let Some(given) = service.annotations().get(annotation::PROXY_KIND) else {
         return settings.proxy.kind;
     };
     ProxyKind::parse(given).unwrap_or_else(|| {
         let kinds = ProxyKind::ALL.map(|kind| format!("{:?}", kind.as_str())).join(" or ");
         let fault = format!("is {given:?}: set it to {kinds}, or leave it out");
-        problems.push(Problem::field(kind_field(), fault));
+        findings.field(kind_field(), fault);
         settings.proxy.kind
     })
 }
@@ -102,7 +101,7 @@ fn image(
     service: &StatefulService,
     kind: ProxyKind,
     store: Option<&Binding>,
-    problems: &mut Vec<Problem>,
+    findings: &mut Findings,
 ) -> Option<String> {
     let image = settings.proxy.image.of(kind, store.map(|binding| &binding.store));
     if image.is_none() {
@@ -116,7 +115,7 @@ fn image(
         let fault = format!(
             "is {kind:?}, and the operator has no image for such a sidecar: set its setting proxy.image.{kind}"
         );
-        problems.push(Problem::field(by, fault));
+        findings.field(by, fault);
     }
     image.map(str::to_owned)
 }
@@ -188,7 +187,7 @@ fn is_replacing(kind: ProxyKind, inputs: &Inputs) -> bool {
 
 fn passed_on(settings: &Settings, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let is_excluded = |key: &str| {
-        OURS.contains(&key)
+        OUR_ANNOTATIONS.contains(&key)
             || settings.excluded_annotations.iter().any(|excluded| {
                 key == excluded || excluded.ends_with('/') && key.starts_with(excluded.as_str())
             })

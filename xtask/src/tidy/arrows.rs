@@ -47,7 +47,15 @@ const ROOMS: &[Room] = &[
     Room {
         name: "translate",
         ours: &["api"],
-        others: Some(&["k8s-openapi", "kube", "serde", "serde_json", "sha2", "thiserror"]),
+        others: Some(&[
+            "fastrand",
+            "k8s-openapi",
+            "kube",
+            "serde",
+            "serde_json",
+            "sha2",
+            "thiserror",
+        ]),
         never: IMPURE,
         default_features: true,
     },

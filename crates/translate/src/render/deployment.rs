@@ -103,6 +103,8 @@ fn pod_annotations(settings: &Settings, plan: &Plan) -> BTreeMap<String, String>
             outbound_around_meshes(plan),
         );
     }
+    // What is said for the pods alone is meant, whatever we would say.
+    annotations.extend(plan.spec.pod_annotations.clone());
     annotations
 }
 

@@ -74,7 +74,7 @@ fn spread(plan: &Plan) -> Vec<TopologySpreadConstraint> {
 
 fn volumes(plan: &Plan) -> Vec<Volume> {
     let mut volumes = plan.spec.volumes.clone();
-    if user_container::mounts_our_log_volume(plan)
+    if user_container::mounts_log_volume(&plan.user)
         && volumes.iter().all(|volume| volume.name != LOG_VOLUME)
     {
         volumes.push(Volume {

@@ -7,7 +7,7 @@ use super::pull_policy;
 use crate::Plan;
 
 /// Scratch space for logs of the user function.
-pub(super) const LOG_VOLUME: &str = "varlog";
+pub(crate) const LOG_VOLUME: &str = "varlog";
 const LOG_PATH: &str = "/var/log";
 
 pub(super) fn user_function(plan: &Plan) -> Container {
@@ -17,7 +17,7 @@ pub(super) fn user_function(plan: &Plan) -> Container {
     user.env = Some(environment(plan));
     user.stdin = Some(false);
     user.tty = Some(false);
-    if mounts_our_log_volume(plan) {
+    if mounts_log_volume(&plan.user) {
         user.volume_mounts.get_or_insert_default().push(VolumeMount {
             name: LOG_VOLUME.to_owned(),
             mount_path: LOG_PATH.to_owned(),
@@ -40,10 +40,10 @@ pub(super) fn extra(mut given: Container) -> Container {
     given
 }
 
-/// Whether `/var/log` is ours to mount.
-pub(super) fn mounts_our_log_volume(plan: &Plan) -> bool {
-    let mounts = plan.user.volume_mounts.iter().flatten();
-    mounts.into_iter().all(|mount| mount.mount_path.trim_end_matches('/') != LOG_PATH)
+/// Whether `/var/log` of that user function is ours to mount.
+pub(crate) fn mounts_log_volume(user: &Container) -> bool {
+    let mut mounts = user.volume_mounts.iter().flatten();
+    mounts.all(|mount| mount.mount_path.trim_end_matches('/') != LOG_PATH)
 }
 
 /// The user function's port under our name, then the others as given.
@@ -55,10 +55,6 @@ fn ports(plan: &Plan) -> Vec<ContainerPort> {
         ..ContainerPort::default()
     };
     let others = extra(plan.user.clone()).ports.into_iter().flatten().skip(1);
-    let is_another = |port: &ContainerPort| {
-        (port.container_port, &port.protocol) != (first.container_port, &first.protocol)
-    };
-    let others = others.filter(is_another).collect::<Vec<_>>();
     std::iter::once(first).chain(others).collect()
 }
 

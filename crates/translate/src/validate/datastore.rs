@@ -4,22 +4,31 @@ use api::contract::ProxyKind;
 use api::{Datastore, StatefulService};
 use kube::ResourceExt;
 
-use crate::{Binding, Credential, Inputs, Known, Problem, Problems, Warning, validate_store};
+use super::findings::Findings;
+use super::syntax;
+use crate::{Binding, Credential, Inputs, Known, Problem, Warning, validate_store};
 
 pub(super) fn bind(
     service: &StatefulService,
     inputs: &Inputs,
     warnings: &mut Vec<Warning>,
-) -> Result<Option<Binding>, Problems> {
-    let Some(datastore) = &service.spec.datastore else {
-        return Ok(None);
-    };
+    findings: &mut Findings,
+) -> Option<Binding> {
+    let datastore = service.spec.datastore.as_ref()?;
+    check_name(&datastore.name, findings);
     let name = datastore.name.clone();
     let Some(object) = &inputs.store else {
         let namespace = service.namespace().unwrap_or_default();
-        return Err(Problems(vec![Problem::StoreNotFound { store: name, namespace }]));
+        findings.push(Problem::StoreNotFound { store: name, namespace });
+        return None;
     };
-    let mut store = validate_store(object)?;
+    let mut store = match validate_store(object) {
+        Ok(store) => store,
+        Err(problems) => {
+            findings.0.extend(problems.0);
+            return None;
+        }
+    };
     let mut keyspace = None;
     let keys: &[&str] = match &mut store {
         Known::InMemory => &[],
@@ -32,13 +41,35 @@ pub(super) fn bind(
         Known::Cassandra(_) => {
             keyspace = text(datastore, "keyspace");
             if keyspace.is_none() {
-                return Err(Problems(vec![Problem::KeyspaceMissing { store: name }]));
+                findings.push(Problem::KeyspaceMissing { store: name });
+                return None;
             }
             &["keyspace"]
         }
     };
     warn_of_unread(datastore, keys, &store, warnings);
-    Ok(Some(Binding { name, generation: object.metadata.generation, store, keyspace }))
+    if let Some(secret) = store.unread_secret() {
+        warnings.push(Warning {
+            reason: "SecretUnread",
+            message: format!(
+                "StatefulStore {name:?}: spec.config.credentialsFromSecret.name is {secret:?}, and nothing is taken from it: name keys in usernameKey and passwordKey"
+            ),
+        });
+    }
+    Some(Binding { name, generation: object.metadata.generation, store, keyspace })
+}
+
+/// The name becomes the value of a label, which may be no longer than this.
+fn check_name(name: &str, findings: &mut Findings) {
+    let path = "spec.datastore.name";
+    if name.len() > 63 {
+        let fault = format!(
+            "is {name:?}, and becomes the value of a label: use a StatefulStore whose name has at most 63 characters"
+        );
+        findings.field(path, fault);
+    } else {
+        findings.rule(path, name, syntax::subdomain(name));
+    }
 }
 
 /// A text that says something. Others are not read.
