@@ -59,19 +59,18 @@ impl Cart {
         let mut function = self.function.clone().start().await?;
         let mut stand = Stand::start(parts, setup, function.address, self.settings).await?;
         let mut add = |step: &str, outcome: Result<()>| report.add(&self.row(step), &outcome);
-        add(
-            "items_are_added_and_removed",
-            stand.explained(items_are_added_and_removed(&stand).await),
-        );
-        add(
-            "a_refusal_reaches_the_caller",
-            stand.explained(a_refusal_reaches_the_caller(&stand).await),
-        );
-        add("carts_do_not_mix", stand.explained(carts_do_not_mix(&stand).await));
+        let outcome = items_are_added_and_removed(&stand).await;
+        add("items_are_added_and_removed", stand.explained(outcome, &mut function));
+        let outcome = a_refusal_reaches_the_caller(&stand).await;
+        add("a_refusal_reaches_the_caller", stand.explained(outcome, &mut function));
+        let outcome = carts_do_not_mix(&stand).await;
+        add("carts_do_not_mix", stand.explained(outcome, &mut function));
         function.replace().await?;
-        add("the_cart_outlives_the_user_function", stand.explained(is_still_there(&stand).await));
+        let outcome = is_still_there(&stand).await;
+        add("the_cart_outlives_the_user_function", stand.explained(outcome, &mut function));
         stand.replace_proxy().await?;
-        add("the_cart_outlives_the_proxy", stand.explained(is_still_there(&stand).await));
+        let outcome = is_still_there(&stand).await;
+        add("the_cart_outlives_the_proxy", stand.explained(outcome, &mut function));
         stand.leave().await
     }
 }

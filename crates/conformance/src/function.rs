@@ -1,17 +1,18 @@
 //! User functions as processes.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
-use testbed::process::Process;
+use testbed::process::{Process, own_address};
 use tokio::{net::TcpStream, process::Command, time};
 
 /// How long a user function may take until it listens.
 const START: Duration = Duration::from_mins(1);
+const PORT: u16 = 8080;
 /// Between two looks at whether it does.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
@@ -49,12 +50,12 @@ impl Function {
         Self { program, arguments, folder: folder.to_owned() }
     }
 
-    /// Starts it at a port that is free.
+    /// Starts it at an address of its own: nobody takes its port before it listens, or between two lives.
     ///
     /// # Errors
     /// When it does not listen in time.
     pub async fn start(self) -> Result<Running> {
-        let address = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let address = (own_address(), PORT).into();
         let process = self.launch(address).await?;
         Ok(Running { address, function: self, process })
     }
@@ -80,6 +81,12 @@ impl Function {
 }
 
 impl Running {
+    /// How it is, for a person: whether it runs, and what it said last.
+    pub fn state(&mut self) -> String {
+        let runs = if self.process.is_running() { "runs" } else { "has ended" };
+        format!("the user function {runs}; it said:\n{}", self.process.log())
+    }
+
     /// Kills it and starts another one at the same address.
     ///
     /// # Errors

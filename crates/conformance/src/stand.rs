@@ -8,10 +8,14 @@ use tempfile::TempDir;
 use testbed::{
     postgres::Postgres,
     proxy::{Plan, Proxy},
+    scratch,
 };
 use tonic::transport::Channel;
 
-use crate::wire::{Item, Message, Rpc, Wire};
+use crate::{
+    function::Running,
+    wire::{Item, Message, Rpc, Wire},
+};
 
 /// How long a proxy may take until it serves.
 const START: Duration = Duration::from_mins(1);
@@ -83,7 +87,7 @@ impl Stand {
     ) -> Result<Self> {
         let wire = Arc::new(Wire::start(function).await?);
         wire.begin("start");
-        let folder = TempDir::with_prefix("cloudstate-conformance-")?;
+        let folder = scratch::folder("cloudstate-conformance-")?;
         let mut plan = Plan::new(&parts.proxy, wire.address())
             .with("CLOUDSTATE_STORE", setup.store.name())
             .with("CLOUDSTATE_PROXY_MAX_IN_FLIGHT", setup.max_in_flight.to_string())
@@ -130,17 +134,18 @@ impl Stand {
         Ok(())
     }
 
-    /// An outcome with what the proxy said last, where it tells of a failure.
+    /// An outcome with how user function and proxy are and what they said last, where it tells of a failure.
     ///
     /// # Errors
     /// The outcome's own.
-    pub fn explained(&self, outcome: Result<()>) -> Result<()> {
-        const LINES: usize = 8;
+    pub fn explained(&self, outcome: Result<()>, function: &mut Running) -> Result<()> {
+        const LINES: usize = 20;
         outcome.map_err(|error| {
             let log = self.proxy.log();
             let mut lines: Vec<_> = log.lines().rev().take(LINES).collect();
             lines.reverse();
-            error.context(format!("the proxy's last lines:\n{}\nthe step", lines.join("\n")))
+            let (function, lines) = (function.state(), lines.join("\n"));
+            error.context(format!("{function}\nthe proxy's last lines:\n{lines}\nthe step"))
         })
     }
 

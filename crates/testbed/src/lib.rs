@@ -7,3 +7,4 @@ pub mod load;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod scratch;

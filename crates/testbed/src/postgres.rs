@@ -1,13 +1,14 @@
 //! A real Postgres server for one test: started in a second, killed at will, gone without a trace.
 //!
 //! The programs come from Debian's `postgresql-15`. A cluster is initialised once and copied for each
-//! server. `fsync` stays on, so what a client was told is durable also when the server is killed. A
-//! watching shell ends the server and removes its files however the test's process ends.
+//! server, which listens at an address of its own, so that nobody takes its port between two lives. `fsync`
+//! stays on, so what a client was told is durable also when the server is killed. A watching shell ends the
+//! server and removes its files however the test's process ends.
 
 use std::{
     fs::{self, File},
     io::Write as _,
-    net::TcpListener,
+    net::Ipv4Addr,
     os::unix::{
         fs::{PermissionsExt as _, chown},
         process::CommandExt as _,
@@ -24,6 +25,8 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use tokio_postgres::{Client, Config, NoTls};
 
+use crate::{process::own_address, scratch};
+
 /// The Debian package that the programs come from.
 pub const PACKAGE: &str = "postgresql-15";
 /// Where that package keeps its programs.
@@ -32,19 +35,20 @@ pub const PROGRAMS: &str = "/usr/lib/postgresql/15/bin";
 /// The database, the user that owns it, and that user's password.
 pub const NAME: &str = "cloudstate";
 const SUPERUSER: &str = "postgres";
+const PREFIX: &str = "cloudstate-postgres-";
 /// What is appended to the server's configuration.
 const CONFIGURATION: &str = "postgresql.conf";
 /// Longest time for a start, after a crash too.
 const START: Duration = Duration::from_mins(1);
-/// How often another port is tried when somebody was quicker.
-const PORTS: usize = 5;
+/// Where every server listens, each at its own address.
+const PORT: u16 = 5432;
 
-/// A server of its own on a loopback port and a Unix socket, with the database [`NAME`].
+/// A server at a loopback address of its own and a Unix socket, with the database [`NAME`].
 #[derive(Debug)]
 pub struct Postgres {
     folder: PathBuf,
     account: Option<Account>,
-    port: u16,
+    address: Ipv4Addr,
     postmaster: Mutex<Option<Child>>,
     /// Its standard input is held open; when that closes, it ends the server and removes the files.
     watcher: Child,
@@ -58,12 +62,20 @@ struct Account {
 }
 
 impl Postgres {
-    /// Starts a server.
+    /// Starts a server, with its files in memory where there is room.
     ///
     /// # Errors
     /// When the programs are missing, or the server does not answer in time.
     pub async fn start() -> Result<Self> {
-        Self::start_with("").await
+        Self::start_in(scratch::folder(PREFIX)?, "").await
+    }
+
+    /// Starts a server with its files on disk.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_on_disk() -> Result<Self> {
+        Self::start_in(scratch::on_disk(PREFIX)?, "").await
     }
 
     /// Starts a server with these lines in its configuration.
@@ -71,18 +83,14 @@ impl Postgres {
     /// # Errors
     /// As [`start`](Self::start).
     pub async fn start_with(lines: &str) -> Result<Self> {
+        Self::start_in(scratch::folder(PREFIX)?, lines).await
+    }
+
+    async fn start_in(folder: TempDir, lines: &str) -> Result<Self> {
         let account = Account::find()?;
-        let template = template(account)?;
-        let mut last = None;
-        for _ in 0..PORTS {
-            let server = Self::create(&template, account, lines)?;
-            match server.launch().await {
-                Ok(()) => return Ok(server),
-                // Somebody may have taken the port since it was chosen.
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.context("no port was tried")?)
+        let server = Self::create(folder, &template(account)?, account, lines)?;
+        server.launch().await?;
+        Ok(server)
     }
 
     /// One server for all tests of a program, each of which chooses a schema of its own.
@@ -98,17 +106,21 @@ impl Postgres {
             .await
     }
 
-    fn create(template: &Path, account: Option<Account>, lines: &str) -> Result<Self> {
-        let folder = TempDir::with_prefix("cloudstate-postgres-")?;
+    fn create(
+        folder: TempDir,
+        template: &Path,
+        account: Option<Account>,
+        lines: &str,
+    ) -> Result<Self> {
         let data = folder.path().join("data");
         run(Command::new("cp").arg("-a").arg(template).arg(&data))?;
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
         if let Some(Account { user, group }) = account {
             chown(folder.path(), Some(user), Some(group))?;
         }
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+        let address = own_address();
         let settings = format!(
-            "listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{}'\n{lines}\n",
+            "listen_addresses = '{address}'\nport = {PORT}\nunix_socket_directories = '{}'\n{lines}\n",
             folder.path().display()
         );
         append(&data.join(CONFIGURATION), &settings)?;
@@ -120,7 +132,7 @@ impl Postgres {
             .spawn()
             .context("cannot run sh")?;
         let folder = folder.keep();
-        Ok(Self { folder, account, port, postmaster: Mutex::new(None), watcher })
+        Ok(Self { folder, account, address, postmaster: Mutex::new(None), watcher })
     }
 
     /// Starts the postmaster and waits until it takes queries.
@@ -147,9 +159,14 @@ impl Postgres {
         self.lock().as_ref().map(|child| child.id().cast_signed())
     }
 
-    /// The loopback port.
+    /// The loopback address.
+    pub fn host(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// The port at that address.
     pub fn port(&self) -> u16 {
-        self.port
+        PORT
     }
 
     /// The folder of the Unix socket.
@@ -161,8 +178,8 @@ impl Postgres {
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         vec![
             ("CLOUDSTATE_STORE", "postgres".to_owned()),
-            ("POSTGRES_SERVICE", "127.0.0.1".to_owned()),
-            ("POSTGRES_PORT", self.port.to_string()),
+            ("POSTGRES_SERVICE", self.host()),
+            ("POSTGRES_PORT", PORT.to_string()),
             ("POSTGRES_DATABASE", NAME.to_owned()),
             ("POSTGRES_USERNAME", NAME.to_owned()),
             ("POSTGRES_PASSWORD", NAME.to_owned()),
@@ -176,7 +193,7 @@ impl Postgres {
     pub async fn client(&self) -> Result<Client> {
         let (client, connection) = Config::new()
             .host_path(&self.folder)
-            .port(self.port)
+            .port(PORT)
             .user(SUPERUSER)
             .dbname(NAME)
             .application_name("testbed")
@@ -320,12 +337,15 @@ impl Drop for Postgres {
     }
 }
 
-/// Waits until nobody holds its standard input any more, then ends the server and removes its folder.
+/// Waits until nobody holds its standard input any more, then ends the server and removes its folder. The number
+/// that a killed postmaster left behind may be another process's by then.
 const WATCH: &str = r#"
 cat >/dev/null
-read -r pid 2>/dev/null <"$1/data/postmaster.pid" && kill -QUIT "$pid" 2>/dev/null
+read -r pid 2>/dev/null <"$1/data/postmaster.pid"
+runs() { [ -n "$pid" ] && grep -aqF "$1/data" "/proc/$pid/cmdline" 2>/dev/null; }
+runs "$1" && kill -QUIT "$pid" 2>/dev/null
 tries=0
-while [ -n "$pid" ] && kill -0 "$pid" 2>/dev/null && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
+while runs "$1" && [ $tries -lt 100 ]; do sleep 0.1; tries=$((tries + 1)); done
 rm -rf "$1"
 "#;
 

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 
 async fn open() -> (Sqlite, TempDir) {
-    let folder = TempDir::new().unwrap();
+    let folder = testbed::scratch::folder("cloudstate-sqlite-").unwrap();
     (Sqlite::open(folder.path().join("events.db"), "cart").await.unwrap(), folder)
 }
 

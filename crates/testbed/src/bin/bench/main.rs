@@ -28,7 +28,7 @@ use stand::Bench;
 async fn main() -> Result<()> {
     let flags = Flags::parse();
     let postgres = if flags.stores().contains(&Store::Postgres) {
-        Some(Postgres::start().await.context("failed to start Postgres")?)
+        Some(Postgres::start_on_disk().await.context("failed to start Postgres")?)
     } else {
         None
     };

@@ -78,7 +78,7 @@ pub(crate) struct Victims {
 impl Victims {
     /// Starts everything.
     pub(crate) async fn start() -> Result<Self> {
-        let postgres = Postgres::start().await.context("failed to start Postgres")?;
+        let postgres = Postgres::start_on_disk().await.context("failed to start Postgres")?;
         // A port of its own, so that nobody takes it between two lives.
         let address = (own_address(), 8080).into();
         let (function, function_address) = counter().start(address).await?;

@@ -31,7 +31,7 @@ async fn what_an_administrator_must_run_is_told_and_suffices() {
     let (_, statements) = said.split_once(":\n").expect("statements");
     assert!(said.contains("CLOUDSTATE_PROXY_AUTO_CREATE_TABLES"), "{said}");
     let (client, connection) = tokio_postgres::Config::new()
-        .host("127.0.0.1")
+        .host(server.host())
         .port(server.port())
         .user(NAME)
         .password(NAME)

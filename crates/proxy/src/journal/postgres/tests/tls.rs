@@ -45,10 +45,10 @@ const BOTH: &str = "local all postgres trust\nhost all all 127.0.0.1/32 scram-sh
 const CLIENT_CERTIFICATE: &str =
     "local all postgres trust\nhostssl all all 127.0.0.1/32 cert clientname=CN\n";
 
-/// A server that shows a certificate for that name.
-async fn server(authority: &Authority, name: &str) -> Server {
+/// A server that shows a certificate for that name, or for its own.
+async fn server(authority: &Authority, name: Option<&str>) -> Server {
     let server = Server::start().await.unwrap();
-    let (certificate, key) = authority.sign(name);
+    let (certificate, key) = authority.sign(name.unwrap_or(&server.host()));
     server.write("server.crt", &certificate).unwrap();
     server.write("server.key", &key).unwrap();
     server.write("root.crt", &authority.issuer.pem()).unwrap();
@@ -66,7 +66,7 @@ async fn rules(server: &Server, rules: &str) {
 
 /// Whether the connection uses TLS, or why there is none.
 async fn connect(server: &Server, tls: Tls) -> Result<bool, String> {
-    let settings = Settings { host: "localhost".to_owned(), tls, ..settings(server) };
+    let settings = Settings { tls, ..settings(server) };
     let store =
         Postgres::open(settings, "cart").await.map_err(|error| api::Chain(&error).to_string())?;
     let taken = store.reader.pool().take().await.unwrap();
@@ -85,7 +85,7 @@ fn mode(mode: TlsMode, roots: Option<PathBuf>) -> Tls {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_mode_insists_on_what_it_says_and_no_less() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    let good = server(&authority, "localhost").await;
+    let good = server(&authority, None).await;
     let root = || Some(authority.root());
 
     rules(&good, BOTH).await;
@@ -121,12 +121,12 @@ async fn each_mode_insists_on_what_it_says_and_no_less() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_verify_full_looks_at_the_name() {
     let authority = Authority::new();
-    let server = server(&authority, "elsewhere.example").await;
+    let server = server(&authority, Some("elsewhere.example")).await;
     let root = || Some(authority.root());
     assert_eq!(connect(&server, mode(TlsMode::VerifyCa, root())).await, Ok(true));
     assert_eq!(connect(&server, mode(TlsMode::Require, root())).await, Ok(true));
     let said = connect(&server, mode(TlsMode::VerifyFull, root())).await.unwrap_err();
-    assert!(said.contains("elsewhere.example") && said.contains("localhost"), "{said}");
+    assert!(said.contains("elsewhere.example") && said.contains(&server.host()), "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -145,7 +145,7 @@ async fn a_server_without_tls_is_refused_where_tls_is_insisted_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_certificate_of_ours_stands_for_a_password() {
     let authority = Authority::new();
-    let server = server(&authority, "localhost").await;
+    let server = server(&authority, None).await;
     rules(&server, CLIENT_CERTIFICATE).await;
     let (certificate, key) = authority.sign(NAME);
     let files = ["client.crt", "client.key"].map(|name| authority.folder.path().join(name));
