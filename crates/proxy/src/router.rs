@@ -4,35 +4,34 @@
 //! What an answer asks for follows from something durable, so it is done even when the caller has left:
 //! it runs in a task of its own, which [`Router::stop`] waits for.
 
+mod follow;
+mod sink;
+mod source;
 mod way;
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture};
-use protocol::{
-    Any,
-    cloudstate::{Forward, Metadata, SideEffect},
-};
+use futures::{FutureExt as _, StreamExt as _};
+use protocol::cloudstate::Metadata;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
     time::{self, Instant},
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::task::TaskTracker;
-use tonic::Code;
-use tracing::info;
 
 use crate::{
-    action::{Actions, Answers, Input},
+    action::{Actions, Input},
     entity::{Answer, Entities, Failure, FailureKind, Orphan, Outcome, Reply, Then},
     report::Reporter,
     route::{Method, Routes, Shape, Target},
 };
-use way::{How, Way};
+use sink::Sink;
+pub use sink::Streamed;
+use source::Source;
+use way::Way;
 
-/// Steps by which a command may lead to others; more of them is a loop.
-const STEPS_MAX: usize = 64;
 /// Effects that nobody waits for, at once. One more is waited for, so that it slows down whoever
 /// causes them.
 const BACKGROUND_MAX: usize = 1_024;
@@ -59,15 +58,6 @@ struct Shared {
     tasks: TaskTracker,
     /// Counts how often streams were ended.
     ended: watch::Sender<u64>,
-}
-
-/// What a streamed call gives: replies, then how it ended.
-#[derive(Debug)]
-pub enum Streamed {
-    /// One more message.
-    Reply(Reply),
-    /// There are no more.
-    End(Result<(), Failure>),
 }
 
 impl Router {
@@ -199,78 +189,6 @@ impl Router {
     }
 }
 
-/// Where the replies of a streamed call go.
-struct Sink {
-    /// None when nobody wants them.
-    replies: Option<mpsc::Sender<Streamed>>,
-    /// The caller's.
-    deadline: Option<Instant>,
-    origin: Arc<Method>,
-}
-
-impl Sink {
-    /// Resolves when nobody waits for replies any more: the caller has left, or its time is over.
-    async fn closed(&self) -> Failure {
-        let left = async {
-            match &self.replies {
-                Some(replies) => replies.closed().await,
-                None => std::future::pending().await,
-            }
-        };
-        let over = async {
-            match self.deadline {
-                Some(deadline) => time::sleep_until(deadline).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            () = left => Failure::new(FailureKind::Told(Code::Cancelled), "the caller has left"),
-            () = over => late(),
-        }
-    }
-
-    async fn put(&self, reply: Reply) -> Result<(), Failure> {
-        let Some(replies) = &self.replies else { return Ok(()) };
-        tokio::select! {
-            biased;
-            sent = replies.send(Streamed::Reply(reply)) => {
-                // The next look at the caller tells that it has left.
-                drop(sent);
-                Ok(())
-            }
-            closed = self.closed() => Err(closed),
-        }
-    }
-
-    async fn end(&self, end: Result<(), Failure>) {
-        if let Some(replies) = &self.replies {
-            // A caller that has left needs no end.
-            drop(replies.send(Streamed::End(end)).await);
-        }
-    }
-}
-
-/// Where answers come from.
-enum Source {
-    Entity(BoxFuture<'static, Answer>),
-    Action(Box<Answers>),
-    Ended,
-}
-
-impl Source {
-    async fn next(&mut self) -> Result<Option<Answer>, Failure> {
-        match self {
-            Self::Action(answers) => answers.next().await,
-            Self::Entity(answer) => {
-                let answer = answer.await;
-                *self = Self::Ended;
-                Ok(Some(answer))
-            }
-            Self::Ended => Ok(None),
-        }
-    }
-}
-
 impl Shared {
     /// Asks whoever carries out `method`, which must give one reply.
     async fn ask(
@@ -317,180 +235,6 @@ impl Shared {
         }
     }
 
-    /// Does what an answer asks for, until there is an outcome. `from` said it.
-    fn settle(
-        self: Arc<Self>,
-        origin: Option<Arc<Method>>,
-        from: String,
-        answer: Answer,
-    ) -> BoxFuture<'static, Outcome> {
-        self.settle_on(origin, from, answer, Way::default())
-    }
-
-    fn settle_on(
-        self: Arc<Self>,
-        origin: Option<Arc<Method>>,
-        mut from: String,
-        mut answer: Answer,
-        mut way: Way,
-    ) -> BoxFuture<'static, Outcome> {
-        async move {
-            loop {
-                Arc::clone(&self).effects(&from, answer.effects, &way).await;
-                let forward = match answer.then {
-                    Then::Forward(forward) => forward,
-                    then => return self.conclude(origin.as_ref(), then),
-                };
-                let Forward { service_name, command_name, payload, metadata } = forward;
-                way = way.and(How::Forwarded, &from);
-                let target = self.target(&service_name, &command_name, &way)?;
-                if streams_replies(&target) {
-                    return Err(self.refuse_forward(&target, &way));
-                }
-                from = target.full_name();
-                let ask = self.ask(&target, value(payload), metadata, None);
-                answer = match time::timeout(self.limit, ask).await {
-                    Ok(answer) => answer,
-                    Err(_elapsed) => late().into(),
-                };
-            }
-        }
-        .boxed()
-    }
-
-    /// Passes on what a call gives, doing for each answer what it asks for before the next is
-    /// looked at.
-    fn pump<'a>(
-        self: Arc<Self>,
-        method: &'a Arc<Method>,
-        mut source: Source,
-        sink: &'a Sink,
-        way: &'a Way,
-    ) -> BoxFuture<'a, Result<(), Failure>> {
-        let mut ended = self.ended.subscribe();
-        async move {
-            let from = method.full_name();
-            loop {
-                let answer = tokio::select! {
-                    biased;
-                    closed = sink.closed() => return Err(closed),
-                    _ = ended.changed() => return Err(closing()),
-                    answer = source.next() => answer?,
-                };
-                let Some(answer) = answer else { return Ok(()) };
-                Arc::clone(&self).effects(&from, answer.effects, way).await;
-                match answer.then {
-                    Then::Reply(reply) => {
-                        self.check_type(&sink.origin, &reply);
-                        sink.put(reply).await?;
-                    }
-                    Then::Fail(failure) => return Err(failure),
-                    Then::Nothing => {}
-                    Then::Forward(forward) => {
-                        let Forward { service_name, command_name, payload, metadata } = forward;
-                        let way = way.and(How::Forwarded, &from);
-                        let target = self.target(&service_name, &command_name, &way)?;
-                        let input = Input::One(value(payload));
-                        let source = self.open(&target, input, metadata, None);
-                        Arc::clone(&self).pump(&target, source, sink, &way).await?;
-                    }
-                }
-            }
-        }
-        .boxed()
-    }
-
-    /// Carries out side effects one after the other, and waits for those that are synchronous.
-    async fn effects(self: Arc<Self>, from: &str, effects: Vec<SideEffect>, way: &Way) {
-        for effect in effects {
-            let way = way.and(How::SideEffect, from);
-            let synchronous = effect.synchronous;
-            let mut running = Arc::clone(&self).effect(effect, way);
-            if synchronous {
-                running.await;
-                continue;
-            }
-            match Arc::clone(&self.background).try_acquire_owned() {
-                Ok(place) => {
-                    // Begun here, so that effects reach their targets in the order of the list.
-                    if futures::poll!(&mut running).is_pending() {
-                        self.tasks.spawn(running.map(move |()| drop(place)));
-                    }
-                }
-                Err(_full) => running.await,
-            }
-        }
-    }
-
-    /// Carries out one side effect. Its outcome concerns nobody but the log and the developer.
-    fn effect(self: Arc<Self>, effect: SideEffect, way: Way) -> BoxFuture<'static, ()> {
-        let SideEffect { service_name, command_name, payload, metadata, .. } = effect;
-        async move {
-            let Ok(target) = self.target(&service_name, &command_name, &way) else { return };
-            let payload = value(payload);
-            let limit = self.limit;
-            let outcome = if streams_replies(&target) {
-                let sink = Sink { replies: None, deadline: None, origin: Arc::clone(&target) };
-                let source = self.open(&target, Input::One(payload), metadata, Some(limit));
-                let pump = Arc::clone(&self).pump(&target, source, &sink, &way);
-                time::timeout(limit, pump).await.unwrap_or_else(|_elapsed| Err(late()))
-            } else {
-                let ask = self.ask(&target, payload, metadata, Some(limit));
-                let answer = time::timeout(limit, ask).await;
-                let answer = answer.unwrap_or_else(|_elapsed| late().into());
-                let from = target.full_name();
-                let settled = Arc::clone(&self).settle_on(Some(target), from, answer, way.clone());
-                settled.await.map(drop)
-            };
-            if let Err(failure) = outcome {
-                self.effect_failed(&service_name, &command_name, &way, &failure);
-            }
-        }
-        .boxed()
-    }
-
-    fn effect_failed(&self, service: &str, command: &str, way: &Way, failure: &Failure) {
-        match failure.kind {
-            // The user function's own answer, or what has been reported where it happened.
-            FailureKind::Failed | FailureKind::Internal => {
-                info!(service, command, error = failure.message, "a side effect failed");
-            }
-            _ => self.reporter.report(format!(
-                "Warning: {service}.{command}, {way}, failed: {}",
-                failure.message
-            )),
-        }
-    }
-
-    /// The method that an effect or a forward names.
-    fn target(&self, service: &str, command: &str, way: &Way) -> Result<Arc<Method>, Failure> {
-        if way.len() > STEPS_MAX {
-            self.reporter.report(format!(
-                "{service}.{command} is not carried out after {STEPS_MAX} steps, which is the limit: {way}"
-            ));
-            let text = "the user function passes the command on without an end";
-            return Err(Failure::new(FailureKind::Internal, text));
-        }
-        let found = self.routes.find(&format!("/{service}/{command}"));
-        found.cloned().ok_or_else(|| {
-            self.reporter.report(format!(
-                "{service}.{command} is not a method of this user function, which serves {}: {way}",
-                self.routes.services().join(", ")
-            ));
-            let text = "the user function passes the command on to a method that it does not have";
-            Failure::new(FailureKind::Internal, text)
-        })
-    }
-
-    fn refuse_forward(&self, target: &Method, way: &Way) -> Failure {
-        self.reporter.report(format!(
-            "{} streams its replies where one is expected: {way}",
-            target.full_name()
-        ));
-        let text = "the user function passes the command on to a method that streams its replies";
-        Failure::new(FailureKind::Internal, text)
-    }
-
     /// What the caller of `origin` gets.
     fn conclude(&self, origin: Option<&Arc<Method>>, then: Then) -> Outcome {
         match then {
@@ -519,19 +263,6 @@ impl Shared {
     }
 }
 
-fn streams_replies(method: &Method) -> bool {
-    matches!(method.target, Target::Action(Shape::ServerStreaming | Shape::Streaming))
-}
-
-/// The type that comes with a payload is not looked at: the target decides what it reads.
-fn value(payload: Option<Any>) -> Bytes {
-    payload.unwrap_or_default().value
-}
-
 fn late() -> Failure {
     Failure::new(FailureKind::DeadlineExceeded, "no reply in time")
-}
-
-fn closing() -> Failure {
-    Failure::new(FailureKind::Unavailable, "the proxy is about to leave")
 }
