@@ -3,6 +3,7 @@
 
 mod descriptors;
 mod entity;
+mod http;
 
 use std::collections::BTreeMap;
 
@@ -82,6 +83,9 @@ pub fn judge(spec: &EntitySpec, terms: &Terms) -> Result<Accepted, Vec<String>> 
             Ok(found) => methods.extend(found),
             Err(found) => problems.extend(found),
         }
+    }
+    if let Some(pool) = &pool {
+        problems.extend(http::problems(&spec.entities, pool));
     }
     if problems.is_empty() {
         Ok(Accepted { routes: Routes::new(methods, spec.proto.clone()), remarks })

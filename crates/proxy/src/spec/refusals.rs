@@ -6,7 +6,7 @@ use prost_reflect::prost_types::{FileDescriptorProto, FileDescriptorSet};
 use protocol::cloudstate::ServiceInfo;
 
 use super::{
-    tests::{CART, entity, spec, terms},
+    tests::{CART, annotated, entity, spec, terms},
     *,
 };
 
@@ -306,9 +306,65 @@ fn methods() -> Vec<Row> {
     rows
 }
 
+/// What is wrong with an HTTP annotation.
+fn annotations() -> Vec<Row> {
+    let rule = |rule: &str| annotated(&format!("option (google.api.http) = {{ {rule} }};"), "");
+    let twice = |rule: &str| {
+        let option = format!("option (google.api.http) = {{ {rule} }};");
+        annotated(&option, &option)
+    };
+    let rows: [(&'static str, EntitySpec, &'static [&'static str]); 12] = [
+        ("no path", rule("body: \"*\""), &["names no path"]),
+        ("a path without a slash", rule("get: \"carts\""), &["\"carts\"", "begin with /"]),
+        ("an open brace", rule("get: \"/carts/{cart\""), &["nothing closes"]),
+        (
+            "a variable that is no field",
+            rule("get: \"/carts/{basket}\""),
+            &["variable basket", "is not a field of shop.Item"],
+        ),
+        (
+            "a variable within a text",
+            rule("get: \"/carts/{cart.id}\""),
+            &["variable cart.id", "goes through cart"],
+        ),
+        ("a variable that is a message", rule("get: \"/{name}\""), &["variable name", "shop.Name"]),
+        ("a variable that is repeated", rule("get: \"/{name.more}\""), &["name.more", "repeated"]),
+        (
+            "a body that is no field",
+            rule("post: \"/carts\" body: \"basket\""),
+            &["body \"basket\" is no field of shop.Item"],
+        ),
+        (
+            "a response body that is no field",
+            rule("get: \"/carts\" response_body: \"basket\""),
+            &["response_body \"basket\" is no field of shop.Item"],
+        ),
+        (
+            "bindings within bindings",
+            rule(
+                "get: \"/a\" additional_bindings { get: \"/b\" additional_bindings { get: \"/c\" } }",
+            ),
+            &["additional_bindings stand within additional_bindings"],
+        ),
+        (
+            "a custom verb without a name",
+            rule("custom { path: \"/carts\" }"),
+            &["custom.kind is empty"],
+        ),
+        (
+            "one path for two methods",
+            twice("get: \"/carts/{cart}\""),
+            &["methods shop.Cart.Add, shop.Cart.Get are all GET /carts/*"],
+        ),
+    ];
+    let named = rows.into_iter().map(|(name, spec, parts)| (name, spec, Store::InMemory, parts));
+    named.collect()
+}
+
 #[test]
 fn every_wrong_answer_is_refused_with_what_is_wrong_and_what_to_do() {
-    let rows: Vec<Row> = [answers(), entities(), methods()].into_iter().flatten().collect();
+    let rows: Vec<Row> =
+        [answers(), entities(), methods(), annotations()].into_iter().flatten().collect();
     assert!(rows.len() >= 25, "{}", rows.len());
     for (name, spec, store, parts) in rows {
         let problems = judge(&spec, &terms(store)).expect_err(name);

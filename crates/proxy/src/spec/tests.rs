@@ -14,12 +14,23 @@ pub(super) const CART: &str = "
     message Item { string cart = 1 [(cloudstate.entity_key) = true]; }
     service Cart { rpc Add(Item) returns (Item); rpc Get(Item) returns (Item); }";
 
+/// As much of Google's file as matters, with its numbers.
+const ANNOTATIONS: &str = "syntax = \"proto3\"; package google.api; import \"google/protobuf/descriptor.proto\";
+    extend google.protobuf.MethodOptions { HttpRule http = 72295728; }
+    message HttpRule {
+        oneof pattern { string get = 2; string put = 3; string post = 4; string delete = 5; string patch = 6;
+            CustomHttpPattern custom = 8; }
+        string body = 7; string response_body = 12; repeated HttpRule additional_bindings = 11; }
+    message CustomHttpPattern { string kind = 1; string path = 2; }";
+
 fn descriptors(text: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     let option =
         "syntax = \"proto3\"; package cloudstate; import \"google/protobuf/descriptor.proto\";
         extend google.protobuf.FieldOptions { bool entity_key = 1080; bool legacy_entity_key = 50002; }";
     std::fs::write(dir.path().join("entity_key.proto"), option).unwrap();
+    std::fs::create_dir_all(dir.path().join("google/api")).unwrap();
+    std::fs::write(dir.path().join("google/api/annotations.proto"), ANNOTATIONS).unwrap();
     let file = format!("syntax = \"proto3\"; package shop; import \"entity_key.proto\"; {text}");
     std::fs::write(dir.path().join("shop.proto"), file).unwrap();
     let mut compiler = protox::Compiler::new([dir.path()]).unwrap();
@@ -149,4 +160,26 @@ fn another_protocol_version_is_refused_unless_the_check_is_off() {
     check(&silent, &terms(Store::InMemory), &["0.0"]);
     let lenient = Terms { protocol_check: false, ..terms(Store::InMemory) };
     judge(&future, &lenient).unwrap();
+}
+
+/// A cart whose methods have these HTTP annotations.
+pub(super) fn annotated(add: &str, get: &str) -> EntitySpec {
+    let text = format!(
+        "import \"google/api/annotations.proto\";
+         message Name {{ string text = 1; repeated string more = 2; }}
+         message Item {{ string cart = 1 [(cloudstate.entity_key) = true]; Name name = 2; int32 count = 3; }}
+         service Cart {{ rpc Add(Item) returns (Item) {{ {add} }} rpc Get(Item) returns (Item) {{ {get} }} }}"
+    );
+    spec(&text, vec![entity("shop.Cart")])
+}
+
+#[test]
+fn http_annotations_that_make_sense_are_served_over_grpc() {
+    let spec = annotated(
+        "option (google.api.http) = { post: \"/carts/{cart}/items/{name.text}\" body: \"*\"
+            additional_bindings { put: \"/v2/{cart=carts/*}:add\" body: \"name\" response_body: \"count\" } };",
+        "option (google.api.http) = { get: \"/carts/{cart}/items/{name.text}\" };",
+    );
+    let accepted = judge(&spec, &terms(Store::InMemory)).unwrap();
+    assert!(accepted.remarks.is_empty(), "{:?}", accepted.remarks);
 }
