@@ -7,6 +7,8 @@ mod life;
 mod manifests;
 mod operator;
 mod postgres;
+mod postgres_tls;
+mod postgres_volume;
 mod reflection;
 mod shape;
 
@@ -50,12 +52,14 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(postgres::cart_on_postgres_survives_its_pod),
     scenario!(postgres::replicas_are_pinned_with_a_store),
     scenario!(postgres::credentials_that_do_not_work),
+    scenario!(postgres_tls::cart_on_postgres_over_tls),
     scenario!(reflection::service_describes_itself_to_grpcurl),
     scenario!(footprint::images_are_small),
     scenario!(footprint::idle_memory, alone),
     scenario!(life::killed_proxy_is_back_within_two_seconds, alone),
     scenario!(drift::edits_by_hand_are_restored_within_two_seconds, alone),
     scenario!(postgres::postgres_restarted_under_load, alone),
+    scenario!(postgres_volume::postgres_pod_deleted_under_load, alone),
     scenario!(postgres::rolling_update_under_load, alone),
     scenario!(operator::restart_changes_no_object, alone),
 ];

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 
 use crate::{e2e::cluster::Cluster, layout};
 
@@ -25,6 +25,12 @@ pub(super) fn on_postgres(cluster: &Cluster) -> anyhow::Result<String> {
     let text =
         fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     Ok(cluster.with_images(&text))
+}
+
+/// A manifest with one part of it replaced.
+pub(super) fn edited(manifest: &str, old: &str, new: &str) -> anyhow::Result<String> {
+    ensure!(manifest.contains(old), "the sample has no {old:?} any more");
+    Ok(manifest.replacen(old, new, 1))
 }
 
 /// The store of the sample on Postgres, with its credentials in that Secret.

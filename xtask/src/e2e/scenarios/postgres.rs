@@ -20,9 +20,9 @@ use crate::e2e::{
 };
 
 /// Stateful set, Service and Secret of the database in `samples/shopping-cart/postgres.yaml`.
-const DATABASE: &str = "carts-db";
+pub(super) const DATABASE: &str = "carts-db";
 /// Callers at a time. They leave the machine to what they call.
-const CALLERS: u32 = 8;
+pub(super) const CALLERS: u32 = 8;
 
 /// The pod goes, the cart stays; without the database it does not.
 pub(super) fn cart_on_postgres_survives_its_pod(
@@ -178,7 +178,12 @@ pub(super) fn credentials_that_do_not_work(namespace: &mut Namespace<'_>) -> any
 
 /// The database and the service, with callers that were all served once.
 fn loaded(namespace: &Namespace<'_>) -> anyhow::Result<Load> {
-    namespace.apply(&on_postgres(namespace.cluster)?)?;
+    loaded_on(namespace, &on_postgres(namespace.cluster)?)
+}
+
+/// The same with another manifest.
+pub(super) fn loaded_on(namespace: &Namespace<'_>, manifest: &str) -> anyhow::Result<Load> {
+    namespace.apply(manifest)?;
     namespace.ready(SERVICE)?;
     let caller = Caller::of(namespace, SERVICE)?;
     Load::start(&namespace.cluster.carts, &caller.address, CALLERS)
@@ -189,14 +194,14 @@ fn secret(data: &str) -> String {
 }
 
 /// Waits until plain `kubectl describe` shows all of it, and keeps the message for the reader.
-fn tells(namespace: &mut Namespace<'_>, words: &[&str]) -> anyhow::Result<String> {
+pub(super) fn tells(namespace: &mut Namespace<'_>, words: &[&str]) -> anyhow::Result<String> {
     let message = namespace.described(SERVICE, words)?;
     namespace.note(format!("Ready=False: {message}"));
     Ok(message)
 }
 
 /// Whether Postgres asks us to log in: while it starts, it says that it starts.
-fn takes_connections(address: SocketAddr) -> bool {
+pub(super) fn takes_connections(address: SocketAddr) -> bool {
     const PROTOCOL: u32 = 196_608;
     const LIMIT: Duration = Duration::from_millis(500);
     let ask = || {
