@@ -32,6 +32,12 @@ pub const STALE: Duration = Duration::from_secs(3);
 /// From one look at the lease to the next.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// How long an owner keeps the lease to itself after it handed over in vain, to one that died; each further time
+/// twice as long, at most [`KEEP_MAX`]. A new version that crashes again and again must not cost the old one three
+/// seconds with each of its starts.
+const KEEP: Duration = Duration::from_secs(10);
+const KEEP_MAX: Duration = Duration::from_secs(80);
+
 const HANDED_OVER: &str = "another proxy takes over the entities";
 
 /// What happened.
@@ -125,6 +131,10 @@ pub struct Ownership {
     watched: Option<Watched>,
     /// Who asked before this proxy owned the lease, or was given it: is not given it again.
     passed_over: Option<Owner>,
+    /// How often the lease was handed over in vain, without one time in between that it was not.
+    in_vain: u32,
+    /// Nobody is given the lease before then.
+    keeps_until: Instant,
     stopping: bool,
     /// Why the last beat was not confirmed.
     trouble: Option<String>,
@@ -186,6 +196,8 @@ impl Ownership {
             asked: false,
             watched: None,
             passed_over: None,
+            in_vain: 0,
+            keeps_until: now,
             stopping: false,
             trouble: None,
             shown: None,
@@ -315,13 +327,25 @@ impl Ownership {
         let since = self.watch(&lease, now);
         let stale = now.duration_since(since) >= STALE || planted::is(Bug::ClaimWithoutWaiting);
         if free || stale {
-            // Whoever has asked until now stands by from now on.
-            self.passed_over = lease.asked_by.filter(|asker| *asker != self.me);
+            self.taken_back(free, lease.asked_by, now);
             self.ask_store(Call::Claim, Action::Claim(lease), now, actions);
         } else {
             let Lease { epoch, owner, .. } = lease;
             self.show(Status::Other { epoch, owned: owner.is_some() }, actions);
         }
+    }
+
+    /// The lease is there to be taken, since it is `free` or whoever had it, or was to have it, has died.
+    fn taken_back(&mut self, free: bool, asked_by: Option<Owner>, now: Instant) {
+        if free {
+            self.in_vain = 0;
+        } else if self.passed_over.is_some() {
+            let keep = KEEP * 2_u32.saturating_pow(self.in_vain);
+            self.keeps_until = now + keep.min(KEEP_MAX);
+            self.in_vain = (self.in_vain + 1).min(8);
+        }
+        // Whoever has asked until now stands by from now on.
+        self.passed_over = asked_by.filter(|asker| *asker != self.me);
     }
 
     /// Since when the lease is as it is.
@@ -379,6 +403,7 @@ impl Ownership {
                 let (guard, until, stage) = (term.guard, term.until, term.stage);
                 if let Some(asker) = self.whose_turn(asked_by)
                     && !matches!(stage, Stage::Ending { .. })
+                    && now >= self.keeps_until
                 {
                     self.passed_over = Some(asker);
                     return self.hand_over(now, actions);

@@ -271,6 +271,37 @@ fn an_asker_that_died_gets_its_turn_and_no_second_one() {
 }
 
 #[test]
+fn those_that_die_with_the_lease_are_given_it_more_and_more_seldom() {
+    let mut store = Store::default();
+    let mut old = owner(&mut store, 1);
+    let begun = now();
+    let mut given = Vec::new();
+    for crash in 0..40 {
+        // A new version, which serves for a moment and dies; a second later it is started again.
+        let mut new = Proxy::new(100 + crash);
+        pass(5 * SECOND, &mut store, &mut [&mut old, &mut new]);
+        if new.serves() {
+            given.push((now() - begun).as_secs());
+        }
+        drop(new);
+        pass(SECOND, &mut store, &mut [&mut old]);
+    }
+    assert!((3..=8).contains(&given.len()), "given at {given:?} s");
+    let apart: Vec<_> = given.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(apart.is_sorted() && apart.last() >= Some(&80), "{apart:?} s apart");
+    // One that lives gets it in the end, and gives it back in good order.
+    let mut good = Proxy::new(2);
+    pass(KEEP_MAX + 10 * SECOND, &mut store, &mut [&mut old, &mut good]);
+    assert!(good.serves());
+    good.on(&mut store, Event::Stop);
+    pass(5 * SECOND, &mut store, &mut [&mut old]);
+    assert!(old.serves());
+    let mut next = Proxy::new(3);
+    pass(SECOND, &mut store, &mut [&mut old, &mut next]);
+    assert!(next.serves(), "what was in vain is forgotten");
+}
+
+#[test]
 fn of_two_that_claim_the_same_lease_one_stands_by() {
     let mut store = Store::default();
     drop(owner(&mut store, 1));
