@@ -5,6 +5,8 @@
 //! accepted, whatever it believes (`docs/promises.md`, I2 and I4).
 
 pub mod batch;
+#[cfg(test)]
+mod faulty;
 mod memory;
 mod open;
 pub mod postgres;
@@ -134,6 +136,31 @@ pub enum Loaded {
     Event(Sequence, Any),
 }
 
+/// How far somebody has read the events of one type. It begins before the first event, and can be kept and given back
+/// later; what `at` counts is the store's own affair.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// The commit that the event came with, or the event itself.
+    pub at: u64,
+    /// Which entity's event it is, as the store writes that.
+    pub key: String,
+    /// Which one of it.
+    pub sequence: Sequence,
+}
+
+/// An event among all of its type.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Where to go on reading behind it.
+    pub position: Position,
+    /// The entity's key.
+    pub key: String,
+    /// Its place in the entity's history.
+    pub sequence: Sequence,
+    /// What happened.
+    pub event: Any,
+}
+
 /// A store that did not answer as it should.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to {doing}")]
@@ -164,6 +191,15 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Streams the newest snapshot and the events after it, never holding a whole history in memory.
     fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>>;
+
+    /// Streams the events of one type that are behind a position, of all its entities, in an order that never
+    /// changes and keeps that of each entity. It ends with what is there; an event that comes later stands behind
+    /// it. One that was committed a moment ago may only come with the next reading.
+    fn events(
+        &self,
+        persistence_id: &str,
+        after: &Position,
+    ) -> BoxStream<'static, Result<Published, Error>>;
 }
 
 /// The current value of each entity.

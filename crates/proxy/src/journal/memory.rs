@@ -11,8 +11,8 @@ use protocol::Any;
 use tokio::sync::watch;
 
 use super::{
-    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
-    Sequence, Shard, Values, Version, Written,
+    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Position,
+    Published, Put, Renewed, Sequence, Shard, Values, Version, Written,
 };
 use crate::planted::{self, Bug};
 
@@ -26,7 +26,9 @@ pub struct Memory {
 #[derive(Debug, Default)]
 struct State {
     leases: HashMap<Shard, Lease>,
-    histories: HashMap<EntityId, History>,
+    histories: HashMap<Arc<EntityId>, History>,
+    /// Every event, in the order in which they came.
+    log: Vec<(Arc<EntityId>, Sequence)>,
     values: HashMap<EntityId, (Version, Option<Any>)>,
 }
 
@@ -58,6 +60,19 @@ impl Memory {
         let event = history.events.get(usize::try_from(last.0).ok()?)?;
         Some(Loaded::Event(last.after(1), event.clone()))
     }
+
+    /// The first event of that type among those that came after so many.
+    fn published(&self, persistence_id: &str, after: u64) -> Option<Published> {
+        let state = self.lock();
+        let (seen, log) = (usize::try_from(after).ok()?, &state.log);
+        let place = (seen..log.len()).find(|at| log[*at].0.persistence_id == persistence_id)?;
+        let (entity, sequence) = &log[place];
+        let history = state.histories.get(entity)?;
+        let event = history.events.get(usize::try_from(sequence.0).ok()?.checked_sub(1)?)?;
+        let (key, sequence) = (entity.key.clone(), *sequence);
+        let position = Position { at: place as u64 + 1, key: key.clone(), sequence };
+        Some(Published { position, key, sequence, event: event.clone() })
+    }
 }
 
 #[async_trait]
@@ -73,6 +88,22 @@ impl Journal for Memory {
             let next = memory.next(&entity, last).map(|loaded| {
                 let (Loaded::Snapshot(at, _) | Loaded::Event(at, _)) = loaded;
                 (Ok(loaded), Some(at))
+            });
+            std::future::ready(next)
+        })
+        .boxed()
+    }
+
+    fn events(
+        &self,
+        persistence_id: &str,
+        after: &Position,
+    ) -> BoxStream<'static, Result<Published, Error>> {
+        let (memory, persistence_id) = (self.clone(), persistence_id.to_owned());
+        stream::unfold(after.at, move |after| {
+            let next = memory.published(&persistence_id, after).map(|event| {
+                let after = event.position.at;
+                (Ok(event), after)
             });
             std::future::ready(next)
         })
@@ -164,11 +195,15 @@ impl State {
         if !self.owns(append.guard) {
             return Written::Fenced;
         }
-        let history = self.histories.entry(append.entity).or_default();
+        let known = self.histories.get_key_value(&append.entity).map(|(id, _)| Arc::clone(id));
+        let entity = known.unwrap_or_else(|| Arc::new(append.entity));
+        let history = self.histories.entry(Arc::clone(&entity)).or_default();
         if history.events.len() as u64 != append.expected.0 && !planted::is(Bug::SequenceSkipped) {
             return Written::Conflict;
         }
         let last = append.expected.after(append.events.len());
+        let new = (append.expected.0 + 1)..=last.0;
+        self.log.extend(new.map(|sequence| (Arc::clone(&entity), Sequence(sequence))));
         history.events.extend(append.events);
         if let Some(snapshot) = append.snapshot {
             let off = usize::from(planted::is(Bug::SnapshotTooFar));

@@ -10,6 +10,7 @@ mod failure;
 mod lease;
 mod name;
 mod pool;
+mod published;
 mod read;
 mod schema;
 mod settings;
@@ -36,8 +37,8 @@ use self::{
     write::{WRITERS, Writer},
 };
 use super::{
-    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
-    Shard, Values, Version, Written,
+    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Position,
+    Published, Put, Renewed, Shard, Values, Version, Written,
 };
 
 /// Connections that read.
@@ -95,6 +96,14 @@ impl Journal for Postgres {
 
     fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>> {
         read::history(Arc::clone(&self.reader), entity.clone())
+    }
+
+    fn events(
+        &self,
+        persistence_id: &str,
+        after: &Position,
+    ) -> BoxStream<'static, Result<Published, Error>> {
+        published::events(Arc::clone(&self.reader), persistence_id.to_owned(), after.clone())
     }
 }
 

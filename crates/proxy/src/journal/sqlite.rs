@@ -21,8 +21,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{lease::Leases, read::Reader};
 use super::{
-    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
-    Shard, Values, Version, Written,
+    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Position,
+    Published, Put, Renewed, Shard, Values, Version, Written,
 };
 
 /// Work that waits for the writing thread; whoever brings more waits with it.
@@ -114,6 +114,14 @@ impl Journal for Sqlite {
 
     fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>> {
         read::history(Arc::clone(&self.reader), entity.clone())
+    }
+
+    fn events(
+        &self,
+        persistence_id: &str,
+        after: &Position,
+    ) -> BoxStream<'static, Result<Published, Error>> {
+        read::events(Arc::clone(&self.reader), persistence_id.to_owned(), after)
     }
 }
 

@@ -1,5 +1,8 @@
 //! What every store must do, run against each of them.
 
+mod faults;
+mod published;
+
 use std::sync::Arc;
 
 use futures::{StreamExt as _, TryStreamExt as _, future::join_all};
@@ -31,6 +34,10 @@ macro_rules! tests {
             a_long_history_comes_as_a_stream,
             large_payloads_come_back_whole,
             any_text_is_an_id,
+            events_of_a_type_come_in_one_order_from_anywhere_in_it,
+            no_event_of_a_type_is_passed_over_while_others_are_written,
+            no_acknowledged_event_is_lost_or_doubled_whatever_breaks,
+            no_acknowledged_value_is_lost_whatever_breaks,
         }
     };
     ($open:expr => $($name:ident,)*) => {
@@ -44,6 +51,14 @@ macro_rules! tests {
         )*
     };
 }
+pub(crate) use faults::{
+    no_acknowledged_event_is_lost_or_doubled_whatever_breaks,
+    no_acknowledged_value_is_lost_whatever_breaks,
+};
+pub(crate) use published::{
+    events_of_a_type_come_in_one_order_from_anywhere_in_it,
+    no_event_of_a_type_is_passed_over_while_others_are_written,
+};
 pub(crate) use tests;
 
 type Opened = Arc<dyn Store>;

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::{Histograms, add, short_times};
 use crate::journal::{
-    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Put, Renewed,
-    Shard, Store, Values, Version, Written,
+    Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Position,
+    Published, Put, Renewed, Shard, Store, Values, Version, Written,
 };
 
 /// Upper ends of the buckets for sizes of batches.
@@ -177,6 +177,14 @@ impl Journal for Measured {
                 piece
             })
             .boxed()
+    }
+
+    fn events(
+        &self,
+        persistence_id: &str,
+        after: &Position,
+    ) -> BoxStream<'static, Result<Published, Error>> {
+        self.store.events(persistence_id, after)
     }
 }
 

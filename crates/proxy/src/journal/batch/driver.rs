@@ -152,8 +152,8 @@ mod tests {
 
     use super::*;
     use crate::journal::{
-        EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Memory, Owner, Renewed,
-        Sequence, Shard, Values, Version,
+        EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Memory, Owner, Position,
+        Published, Renewed, Sequence, Shard, Values, Version,
     };
 
     /// A memory that writes when it is let, and counts the batches.
@@ -183,6 +183,14 @@ mod tests {
 
         fn load(&self, entity: &EntityId) -> BoxStream<'static, Result<Loaded, Error>> {
             self.memory.load(entity)
+        }
+
+        fn events(
+            &self,
+            persistence_id: &str,
+            after: &Position,
+        ) -> BoxStream<'static, Result<Published, Error>> {
+            self.memory.events(persistence_id, after)
         }
     }
 

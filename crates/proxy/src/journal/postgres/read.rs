@@ -9,14 +9,15 @@ use tokio_postgres::Row;
 use super::{
     name::{name, unescape},
     pool::Pool,
+    published::EVENTS,
     schema::Prefix,
     write::number,
 };
 use crate::journal::{EntityId, Error, Loaded, Sequence, Version};
 
 /// Largest page in bytes of payload, but for a single event that is larger, and in events.
-const PAGE_BYTES: i64 = 256 * 1024;
-const PAGE_EVENTS: i64 = 1_000;
+pub(super) const PAGE_BYTES: i64 = 256 * 1024;
+pub(super) const PAGE_EVENTS: i64 = 1_000;
 
 /// `$3` is the last event that is known, or null for the snapshot and what follows it, in one look at both.
 const PAGE: &str = "
@@ -45,14 +46,16 @@ pub(super) struct Reader {
     pool: Pool,
     page: String,
     value: String,
+    /// For [`published`](super::published).
+    pub(super) events: String,
 }
 
 impl Reader {
     pub(super) fn new(pool: Pool, prefix: &Prefix) -> Self {
-        Self { pool, page: prefix.fill(PAGE), value: prefix.fill(VALUE) }
+        let [page, value, events] = [PAGE, VALUE, EVENTS].map(|sql| prefix.fill(sql));
+        Self { pool, page, value, events }
     }
 
-    #[cfg(test)]
     pub(super) fn pool(&self) -> &Pool {
         &self.pool
     }
@@ -142,7 +145,7 @@ fn loaded(row: &Row) -> Loaded {
     if row.get(0) { Loaded::Snapshot(sequence, any) } else { Loaded::Event(sequence, any) }
 }
 
-fn any(type_url: String, value: Vec<u8>) -> Any {
+pub(super) fn any(type_url: String, value: Vec<u8>) -> Any {
     Any { type_url: unescape(type_url), value: value.into() }
 }
 

@@ -15,7 +15,7 @@ fn settings(server: &Server) -> Settings {
     static SCHEMAS: AtomicU32 = AtomicU32::new(0);
     let number = SCHEMAS.fetch_add(1, Ordering::Relaxed);
     Settings {
-        host: "127.0.0.1".to_owned(),
+        host: server.host(),
         port: server.port(),
         database: NAME.to_owned(),
         user: NAME.to_owned(),
@@ -42,11 +42,9 @@ suite::tests!(open);
 async fn a_wrong_password_is_told_and_never_shown() {
     let mut settings = settings(Server::shared().await);
     settings.password = Secret("s3cret".to_owned());
+    let host = settings.host.clone();
     let said = refusal(settings).await;
-    assert!(
-        said.contains("password authentication failed") && said.contains("127.0.0.1"),
-        "{said}"
-    );
+    assert!(said.contains("password authentication failed") && said.contains(&host), "{said}");
     assert!(!said.contains("s3cret"), "{said}");
 }
 
@@ -70,7 +68,7 @@ async fn a_request_is_told_to_another_process() {
     let mut changes = owner.changes();
     changes.mark_unchanged();
     asker.ask(Shard::WHOLE, Owner(uuid::Uuid::from_u128(2))).await.unwrap();
-    let limit = std::time::Duration::from_secs(10);
+    let limit = std::time::Duration::from_secs(60);
     tokio::time::timeout(limit, changes.changed()).await.expect("told in time").unwrap();
 }
 
@@ -113,11 +111,12 @@ async fn a_server_that_is_away_costs_an_error_and_no_wait_and_is_found_again() {
         assert!(matches!(outcome, Written::Refused(_)), "{outcome:?}");
     }
     assert!(store.lease(Shard::WHOLE).await.is_err());
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    // Were each to wait, this would take minutes.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(30), "{:?}", begun.elapsed());
     server.restart().await.unwrap();
     let begun = std::time::Instant::now();
     while store.append(vec![reply("2", guard, 0)]).await != [Written::Committed] {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(10), "not found again");
+        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "not found again");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!(store.append(vec![reply("1", guard, 1)]).await, [Written::Committed]);
@@ -141,7 +140,7 @@ async fn what_breaks_while_it_is_written_is_unknown() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(10), waiting).await.expect("it waits");
+    tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.expect("it waits");
     assert!(server.kill_backends("cloudstate").await.unwrap() > 0);
     let outcome = write.await.unwrap().remove(0);
     assert!(matches!(outcome, Written::Unknown(_)), "{outcome:?}");

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use tokio::sync::Semaphore;
 
 use super::schema;
-use crate::journal::{EntityId, Error, Loaded, Sequence, Version};
+use crate::journal::{EntityId, Error, Loaded, Position, Published, Sequence, Version};
 
 /// Connections that read at once; whoever comes then waits.
 const READERS: usize = 4;
@@ -34,7 +34,7 @@ impl Reader {
 
     pub(super) async fn value(&self, entity: &EntityId) -> Result<(Version, Option<Any>), Error> {
         let id = entity.clone();
-        self.read(entity, move |connection| {
+        self.read(name(entity), move |connection| {
             let sql = "SELECT version, type_url, payload FROM entity_values WHERE persistence_id = ? AND key = ?";
             let found = connection
                 .prepare_cached(sql)?
@@ -56,12 +56,12 @@ impl Reader {
         last: Option<Sequence>,
     ) -> Result<(VecDeque<Loaded>, bool), Error> {
         let id = entity.clone();
-        self.read(entity, move |connection| page(connection, &id, last)).await
+        self.read(name(entity), move |connection| page(connection, &id, last)).await
     }
 
     async fn read<T: Send + 'static>(
         &self,
-        entity: &EntityId,
+        what: String,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, Error> {
         let permit = Arc::clone(&self.free).acquire_owned().await;
@@ -76,8 +76,7 @@ impl Reader {
             Ok::<_, rusqlite::Error>(read)
         });
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            let EntityId { persistence_id, key } = entity;
-            Error::new(format!("read {persistence_id} {key:?} from SQLite"), error)
+            Error::new(format!("read {what} from SQLite"), error)
         };
         match read.await {
             Ok(read) => read.map_err(|error| failed(error.into())),
@@ -145,6 +144,60 @@ fn page(
         }
     }
     Ok((page, false))
+}
+
+/// The events of a type as a stream that asks for a page when the last one was taken.
+pub(super) fn events(
+    reader: Arc<Reader>,
+    persistence_id: String,
+    after: &Position,
+) -> BoxStream<'static, Result<Published, Error>> {
+    let begin = (VecDeque::new(), after.at, true);
+    stream::unfold(begin, move |(mut page, mut after, mut more)| {
+        let (reader, persistence_id) = (Arc::clone(&reader), persistence_id.clone());
+        async move {
+            if page.is_empty() && more {
+                let what = format!("the events of {persistence_id}");
+                let work = move |connection: &mut Connection| {
+                    published(connection, &persistence_id, after)
+                };
+                match reader.read(what, work).await {
+                    Ok(read) => (page, more) = read,
+                    Err(error) => return Some((Err(error), (page, after, false))),
+                }
+            }
+            let next: Published = page.pop_front()?;
+            after = next.position.at;
+            Some((Ok(next), (page, after, more)))
+        }
+    })
+    .boxed()
+}
+
+fn published(
+    connection: &Connection,
+    persistence_id: &str,
+    after: u64,
+) -> rusqlite::Result<(VecDeque<Published>, bool)> {
+    let sql = "SELECT sequence, type_url, payload, key, position FROM events \
+               WHERE position > ? AND persistence_id = ? ORDER BY position";
+    let mut statement = connection.prepare_cached(sql)?;
+    let mut rows = statement.query(params![after, persistence_id])?;
+    let (mut page, mut bytes) = (VecDeque::new(), 0);
+    while let Some(row) = rows.next()? {
+        let ((sequence, event), key): (_, String) = (numbered(row)?, row.get(3)?);
+        bytes += event.value.len();
+        let position = Position { at: row.get(4)?, key: key.clone(), sequence };
+        page.push_back(Published { position, key, sequence, event });
+        if page.len() == PAGE_EVENTS || bytes >= PAGE_BYTES {
+            return Ok((page, true));
+        }
+    }
+    Ok((page, false))
+}
+
+fn name(entity: &EntityId) -> String {
+    format!("{} {:?}", entity.persistence_id, entity.key)
 }
 
 fn numbered(row: &Row<'_>) -> rusqlite::Result<(Sequence, Any)> {
