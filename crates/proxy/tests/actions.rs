@@ -258,7 +258,7 @@ async fn the_time_for_a_command_binds_unary_calls_only() {
 async fn a_deadline_ends_a_stream_on_both_sides() {
     let stand = Stand::start().await;
     let mut request = Request::new(stream::iter([order([reply("1"), say("hang", "")])]));
-    request.set_timeout(Duration::from_millis(300));
+    request.set_timeout(Duration::from_secs(2));
     let replies = stream_desk(stand.channel().await, "Spread", request).await.unwrap();
     let (replies, end) = Replies(replies.into_inner()).all().await;
     assert_eq!((replies, end.unwrap_err().0), (vec![1], Code::DeadlineExceeded));
@@ -307,7 +307,7 @@ async fn a_user_function_that_is_away_is_unavailable() {
 
 #[tokio::test]
 async fn a_stop_ends_streams_that_go_on_and_serves_those_that_end() {
-    let mut stand = Stand::start_with(|config| config.drain = Duration::from_secs(2)).await;
+    let mut stand = Stand::start_with(|config| config.drain = Duration::from_secs(5)).await;
     let (talk, mut replies) = chat(&stand).await;
     let (_talk, other) = chat(&stand).await;
     stand.stop.cancel();

@@ -52,7 +52,8 @@ async fn more_entities_than_fit_are_served_and_those_that_idle_make_room() {
 async fn an_activation_waits_for_room_and_is_refused_when_none_comes() {
     let stand = Stand::start_with(|config| {
         config.memory = BUDGET;
-        config.entities.activation = Duration::from_millis(300);
+        // Time for those that fit, too.
+        config.entities.activation = Duration::from_secs(2);
     })
     .await;
     let channel = stand.channel().await;

@@ -96,7 +96,7 @@ async fn activations_and_passivations_leave_memory_where_it_was() {
 async fn a_replay_holds_a_small_part_of_the_history() {
     const REPLIES: u32 = 100;
     const EVENTS: u32 = 1_000;
-    let folder = tempfile::tempdir().unwrap();
+    let folder = testbed::scratch::folder("cloudstate-proxy-").unwrap();
     let plan = on_file(plan().await, folder.path());
     let (mut proxy, connection) = start(&plan).await;
     let data = Bytes::from(vec![7; 100]);

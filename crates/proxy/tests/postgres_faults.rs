@@ -39,7 +39,7 @@ const PENDING: &str = "OwnershipPending";
 /// Settings of a proxy on that server.
 fn on(server: &Postgres, password: &str) -> impl FnOnce(&mut Config) + use<> {
     let settings = postgres::Settings {
-        host: "127.0.0.1".to_owned(),
+        host: server.host(),
         port: server.port(),
         database: NAME.to_owned(),
         user: NAME.to_owned(),
@@ -175,7 +175,7 @@ impl Load {
 async fn a_wrong_password_is_told_until_it_is_right() {
     let server = Postgres::start().await.unwrap();
     let stand = start_unready(&server, "s3cret");
-    until_told(&stand, &[UNREACHABLE, "password authentication failed", "127.0.0.1"]).await;
+    until_told(&stand, &[UNREACHABLE, "password authentication failed", &server.host()]).await;
     assert!(!stand.get("/ready").await.contains("s3cret"));
     server.execute("ALTER ROLE cloudstate PASSWORD 's3cret'").await.unwrap();
     stand.until_ready().await;

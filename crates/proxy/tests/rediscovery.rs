@@ -5,8 +5,6 @@
 
 mod support;
 
-use std::time::Duration;
-
 use api::contract::exit;
 use futures::future::join_all;
 use protocol::cloudstate::{
@@ -113,7 +111,7 @@ async fn entities_beyond_the_streams_of_one_connection_get_more_connections() {
     let channel = stand.channel().await;
     let names: Vec<_> = (0..60).map(|number| format!("entity-{number}")).collect();
     let calls = names.iter().map(|name| call(channel.clone(), "Add", Request::new(item(name, 1))));
-    let all = time::timeout(Duration::from_secs(10), join_all(calls)).await.unwrap();
+    let all = time::timeout(PATIENCE, join_all(calls)).await.unwrap();
     for reply in all {
         assert_eq!(reply.unwrap().into_inner().value, 1);
     }

@@ -9,7 +9,7 @@ use std::{
 use super::*;
 
 /// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_mins(1);
 /// An empty SETTINGS frame: no bound for streams.
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 
@@ -37,9 +37,9 @@ fn peer(alive: usize) -> (String, Arc<AtomicUsize>) {
 
 fn limits() -> Limits {
     Limits {
-        connect: Duration::from_millis(200),
-        probe_interval: Duration::from_millis(50),
-        probe: Duration::from_millis(200),
+        connect: Duration::from_secs(1),
+        probe_interval: Duration::from_millis(500),
+        probe: Duration::from_secs(1),
         ..Limits::default()
     }
 }

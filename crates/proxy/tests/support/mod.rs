@@ -30,7 +30,7 @@ use counter::{Counter, Item, Total};
 use desk::Order;
 
 /// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A proxy, its user function and an address of their own.
 pub struct Stand {

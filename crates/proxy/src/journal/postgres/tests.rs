@@ -68,7 +68,7 @@ async fn a_request_is_told_to_another_process() {
     let mut changes = owner.changes();
     changes.mark_unchanged();
     asker.ask(Shard::WHOLE, Owner(uuid::Uuid::from_u128(2))).await.unwrap();
-    let limit = std::time::Duration::from_secs(60);
+    let limit = std::time::Duration::from_mins(1);
     tokio::time::timeout(limit, changes.changed()).await.expect("told in time").unwrap();
 }
 
@@ -116,7 +116,7 @@ async fn a_server_that_is_away_costs_an_error_and_no_wait_and_is_found_again() {
     server.restart().await.unwrap();
     let begun = std::time::Instant::now();
     while store.append(vec![reply("2", guard, 0)]).await != [Written::Committed] {
-        assert!(begun.elapsed() < std::time::Duration::from_secs(60), "not found again");
+        assert!(begun.elapsed() < std::time::Duration::from_mins(1), "not found again");
         tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
     assert_eq!(store.append(vec![reply("1", guard, 1)]).await, [Written::Committed]);
@@ -140,7 +140,7 @@ async fn what_breaks_while_it_is_written_is_unknown() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(60), waiting).await.expect("it waits");
+    tokio::time::timeout(std::time::Duration::from_mins(1), waiting).await.expect("it waits");
     assert!(server.kill_backends("cloudstate").await.unwrap() > 0);
     let outcome = write.await.unwrap().remove(0);
     assert!(matches!(outcome, Written::Unknown(_)), "{outcome:?}");
