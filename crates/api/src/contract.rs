@@ -215,7 +215,7 @@ pub mod probe {
     pub const ALIVE: &str = "/alive";
     /// 200 while calls are served, else 503 with a [`super::NotReady`] as JSON.
     pub const READY: &str = "/ready";
-    /// Launcher only: 200 once the sidecar has started; never waits for the user function.
+    /// 200 once the sidecar has started. The launcher's never waits for the user function; the proxy's own does.
     pub const STARTUP: &str = "/startup";
 }
 

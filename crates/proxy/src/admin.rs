@@ -9,14 +9,26 @@ use api::contract::{NotReady, probe};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
+use tracing::info;
 
-use crate::{config::Config, metrics::Sources, readiness::Readiness};
+use crate::{
+    config::Config,
+    log,
+    metrics::Sources,
+    readiness::{Part, Readiness},
+};
 
 const LIVE: &str = "/live";
 const HEALTHZ: &str = "/healthz";
 const STATUS: &str = "/status";
 const ENTITIES: &str = "/entities";
+const LOG_LEVEL: &str = "/log-level";
+const DRAIN: &str = "/drain";
+/// What can be read.
+const PAGES: [&str; 7] =
+    [probe::ALIVE, probe::READY, probe::STARTUP, LIVE, HEALTHZ, STATUS, ENTITIES];
 
 /// What is known of the proxy; clones share it.
 #[derive(Clone)]
@@ -26,6 +38,8 @@ pub struct Desk {
     readiness: Readiness,
     /// From the moment that the user function is known.
     sources: Arc<OnceLock<Sources>>,
+    /// Tells the proxy to leave.
+    stop: CancellationToken,
 }
 
 /// What does not change.
@@ -38,8 +52,13 @@ struct Facts {
 }
 
 impl Desk {
-    /// A desk for a proxy with these settings.
-    pub fn new(config: &Config, readiness: Readiness, sources: Arc<OnceLock<Sources>>) -> Self {
+    /// A desk for a proxy with these settings, which leaves once `stop` is cancelled.
+    pub fn new(
+        config: &Config,
+        readiness: Readiness,
+        sources: Arc<OnceLock<Sources>>,
+        stop: CancellationToken,
+    ) -> Self {
         let facts = Facts {
             store: config.terms.store.as_str(),
             user_function: config.user_function.clone(),
@@ -47,19 +66,33 @@ impl Desk {
             commands: config.entities.queue,
             started: std::time::SystemTime::now(),
         };
-        Self { facts: Arc::new(facts), readiness, sources }
+        Self { facts: Arc::new(facts), readiness, sources, stop }
     }
 
     /// Answers one request.
     pub async fn answer(self, request: Request<Incoming>) -> Response<Body> {
-        let path = request.uri().path();
-        let known = [probe::ALIVE, probe::READY, LIVE, HEALTHZ, STATUS, ENTITIES].contains(&path);
-        if !matches!(*request.method(), Method::GET | Method::HEAD) && known {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "use GET");
-        }
+        let (path, method) = (request.uri().path(), request.method());
         let query = request.uri().query().unwrap_or_default();
+        let read = matches!(*method, Method::GET | Method::HEAD);
         match path {
+            LOG_LEVEL if read => {
+                text(StatusCode::OK, log::level().unwrap_or("kept by somebody else"))
+            }
+            LOG_LEVEL if *method == Method::PUT => log_level(query),
+            LOG_LEVEL => text(StatusCode::METHOD_NOT_ALLOWED, "use GET, or PUT with ?level="),
+            DRAIN if *method == Method::POST => {
+                info!("told to stop at the management port");
+                self.stop.cancel();
+                text(StatusCode::OK, "the proxy finishes what is under way and leaves")
+            }
+            DRAIN => text(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+            _ if PAGES.contains(&path) && !read => text(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
             probe::ALIVE | LIVE | HEALTHZ => text(StatusCode::OK, "alive"),
+            probe::STARTUP => match self.readiness.of(Part::UserFunction) {
+                // Known once is known for good.
+                Err(why) if self.sources.get().is_none() => not_ready(&why),
+                _ => text(StatusCode::OK, "started"),
+            },
             probe::READY => match self.readiness.now() {
                 Ok(()) => text(StatusCode::OK, "ready"),
                 Err(why) => not_ready(&why),
@@ -68,10 +101,20 @@ impl Desk {
             ENTITIES => page(query, &pages::entities(&self, query).await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /alive, /ready, /status and /entities?service=&key=, the last two also with \
-                 format=json",
+                "there are /alive, /startup, /ready, /status and /entities?service=&key=, the last two also \
+                 with format=json; /log-level, which PUT with ?level= changes; POST /drain",
             ),
         }
+    }
+}
+
+fn log_level(query: &str) -> Response<Body> {
+    match log::set(&pages::parameter(query, "level").unwrap_or_default()) {
+        Ok(level) => {
+            info!(level, "the level of the log was changed");
+            text(StatusCode::OK, level)
+        }
+        Err(why) => text(StatusCode::BAD_REQUEST, why),
     }
 }
 

@@ -12,6 +12,7 @@ pub mod discovery;
 pub mod entity;
 pub mod journal;
 pub mod key;
+pub mod log;
 pub mod metrics;
 pub mod ownership;
 #[cfg_attr(not(feature = "planted"), allow(dead_code, reason = "nothing is planted"))]

@@ -7,7 +7,10 @@ use api::{
     contract::{NotReady, exit, reason},
     environment::termination_path,
 };
-use proxy::config::{self, Config};
+use proxy::{
+    config::{self, Config},
+    log,
+};
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -24,7 +27,7 @@ fn main() -> ExitCode {
     let termination_path = termination_path(environment.iter().cloned());
     let (code, refusal) = match config::load(environment) {
         Ok((config, warnings)) => {
-            start_log(config.log_level);
+            log::start(config.log_level);
             for warning in warnings {
                 warn!(warning, "odd setting");
             }
@@ -39,7 +42,7 @@ fn main() -> ExitCode {
             }
         }
         Err(problems) => {
-            start_log("info");
+            log::start("info");
             error!(error = %problems, "the settings are refused");
             let reason = reason::CONFIGURATION_REFUSED.to_owned();
             (exit::CONFIG, Some(NotReady { reason, message: problems.to_string() }))
@@ -55,11 +58,14 @@ fn main() -> ExitCode {
 /// goes through several tasks, and to wake one on another thread costs more than most of them do.
 fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    runtime::Builder::new_multi_thread()
+    let runtime = runtime::Builder::new_multi_thread()
         .worker_threads(processors.div_ceil(2))
         .enable_all()
-        .build()?
-        .block_on(run(config))
+        .build()?;
+    let ended = runtime.block_on(run(config));
+    // Nothing that still blocks a thread is worth waiting for.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
@@ -75,22 +81,16 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = stop.clone();
-    tokio::spawn(async move {
+    let told_twice = async move {
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
         info!("told to stop");
         told.cancel();
-    });
-    Ok(proxy::run(config, stop).await?)
-}
-
-fn start_log(level: &str) {
-    let filter = tracing_subscriber::EnvFilter::new(level);
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+    };
+    tokio::select! {
+        served = proxy::run(config, stop) => Ok(served?),
+        () = told_twice => Err("told to stop twice: what was under way is cut".into()),
+    }
 }
 
 /// Writes why the proxy leaves where Kubernetes, through the launcher, reads it.

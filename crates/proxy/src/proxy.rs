@@ -119,7 +119,9 @@ pub async fn run_on(
     let management = listen(config.management).await?;
     let alive = CancellationToken::new();
     let sources: Arc<OnceLock<Sources>> = Arc::default();
-    let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources));
+    // What ends the service from within drains it as a stop from outside does.
+    let stop = stop.child_token();
+    let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources), stop.clone());
     let answer = move |request, _peer| desk.clone().answer(request).map(Ok);
     let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
     tokio::spawn(connections::serve(
@@ -153,8 +155,6 @@ pub async fn run_on(
         () = stop.cancelled() => return Ok(()),
         both = async { tokio::try_join!(discovery.discover(), opened) } => both?,
     };
-    // What ends the service from within drains it as a stop from outside does.
-    let stop = stop.child_token();
     let serving = async {
         let served =
             serve(&config, user_function, routes, store, &readiness, &sources, stop.clone()).await;

@@ -21,10 +21,11 @@ use hyper::body::Incoming;
 use tokio::{net::TcpListener, sync::Semaphore, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
+use tracing::{Level, enabled};
 
 use crate::{
     budget::{CALL, Share},
-    metrics::{CallMetrics, Metrics},
+    metrics::Metrics,
     readiness::Readiness,
     router::Router,
 };
@@ -133,7 +134,8 @@ impl Edge {
         let path = request.uri().path();
         if let Some(method) = self.router.routes().find(path) {
             let method = Arc::clone(method);
-            let call = self.metrics.call(path).map(CallMetrics::begin);
+            let trace = trace(request.headers());
+            let call = self.metrics.call(path).map(|metrics| metrics.begin(trace));
             let response = grpc::answer(self, peer, method, request).await;
             return match call {
                 Some(call) => call.follow(response),
@@ -176,6 +178,14 @@ impl Format {
             _ => Self::Other,
         }
     }
+}
+
+/// What the caller calls the call, where the log tells of calls.
+fn trace(headers: &HeaderMap) -> Option<String> {
+    if !enabled!(Level::DEBUG) {
+        return None;
+    }
+    Some(headers.get("traceparent")?.to_str().ok()?.to_owned())
 }
 
 fn plain(status: StatusCode, text: &'static str) -> Response<Body> {

@@ -91,6 +91,20 @@ pub struct View {
     pub machine: Glance,
 }
 
+/// Logs something about an entity and the command that is, or was last, with the user function.
+macro_rules! tell {
+    ($level:ident, $driver:expr, $($rest:tt)+) => {{
+        let command = $driver.command.as_ref();
+        $level!(
+            entity.kind = %$driver.id.persistence_id,
+            entity.key = %$driver.id.key,
+            command.id = command.map(|command| command.id),
+            trace = command.and_then(|command| command.trace.as_deref()),
+            $($rest)+
+        );
+    }};
+}
+
 /// What the log calls a command.
 #[derive(Debug)]
 struct CommandName {
@@ -101,7 +115,7 @@ struct CommandName {
 }
 
 /// The `traceparent` of W3C that came with a command.
-fn trace(metadata: Option<&Metadata>) -> Option<String> {
+pub(super) fn trace(metadata: Option<&Metadata>) -> Option<String> {
     let entry = metadata?.entries.iter().find(|entry| entry.key == "traceparent")?;
     match entry.value.as_ref()? {
         metadata_entry::Value::StringValue(trace) => Some(trace.clone()),
@@ -156,16 +170,14 @@ impl Driver {
             let Some(event) = self.next().await else { continue };
             let now = Instant::now();
             self.busy = now;
-            if let Event::StreamEnded(_, why) = &event {
-                let command = self.command.as_ref();
-                info!(
-                    entity.kind = %self.id.persistence_id,
-                    entity.key = %self.id.key,
-                    command.id = command.map(|command| command.id),
-                    trace = command.and_then(|command| command.trace.as_deref()),
-                    error = why,
-                    "stream to the user function ended"
-                );
+            match &event {
+                Event::StreamEnded(_, why) => {
+                    tell!(info, self, error = why, "stream to the user function ended");
+                }
+                Event::LoadFailed(why) => tell!(warn, self, error = why, "history not read"),
+                Event::Written(Written::Committed) => {}
+                Event::Written(outcome) => tell!(warn, self, ?outcome, "write failed"),
+                _ => {}
             }
             let cause = self.meter.as_mut().map(|meter| meter.happens(&event, now));
             let actions = self.machine.on(event);
@@ -246,8 +258,9 @@ impl Driver {
             }
             Action::Open => self.open(),
             Action::Send(message) => {
-                if let Outgoing::Command { id, metadata, .. } = &message {
+                if let Outgoing::Command { id, name, metadata, .. } = &message {
                     self.command = Some(CommandName { id: *id, trace: trace(metadata.as_ref()) });
+                    tell!(debug, self, name, "command sent");
                 }
                 if let Some(outbound) = &self.outbound {
                     outbound.push(message);
@@ -269,20 +282,10 @@ impl Driver {
             Action::Arm(timer) => self.arm(timer),
             Action::Disarm => self.timer = Deadline::default(),
             Action::Report(what) => {
-                let command = self.command.as_ref();
-                warn!(
-                    entity.kind = %self.id.persistence_id,
-                    entity.key = %self.id.key,
-                    command.id = command.map(|command| command.id),
-                    trace = command.and_then(|command| command.trace.as_deref()),
-                    what,
-                    "the user function broke the protocol"
-                );
+                tell!(warn, self, what, "the user function broke the protocol");
                 self.context.reporter.hand_on(what);
             }
-            Action::End => {
-                debug!(entity.kind = %self.id.persistence_id, entity.key = %self.id.key, "passive");
-            }
+            Action::End => tell!(debug, self, "passive"),
         }
     }
 

@@ -249,7 +249,7 @@ impl Machine {
             Event::Replay(sequence, event) => self.replay(sequence, event, &mut actions),
             Event::LoadEnded => self.load_ended(&mut actions),
             Event::Opened => self.opened(&mut actions),
-            Event::LoadFailed(detail) => self.load_failed(&detail, &mut actions),
+            Event::LoadFailed(_for_the_log) => self.load_failed(&mut actions),
             Event::Message(message) => self.message(message, &mut actions),
             Event::StreamEnded(end, why) => self.stream_ended(end, &why, &mut actions),
             Event::Written(outcome) => self.written(outcome, &mut actions),
@@ -339,9 +339,10 @@ impl Machine {
         }
     }
 
-    fn load_failed(&mut self, detail: &str, actions: &mut Vec<Action>) {
+    fn load_failed(&mut self, actions: &mut Vec<Action>) {
         if matches!(self.phase, Phase::Recovering { .. }) {
-            let failure = Failure::new(FailureKind::Unavailable, detail);
+            let text = "the entity's history cannot be read";
+            let failure = Failure::new(FailureKind::Unavailable, text);
             self.fail_queue(&failure, actions);
             self.abort(actions);
         }
@@ -443,8 +444,9 @@ impl Machine {
             }
             Written::Conflict => "another owner wrote to the entity".to_owned(),
             Written::Fenced => "another owner has taken over".to_owned(),
-            Written::Refused(detail) => format!("the store refused: {detail}"),
-            Written::Unknown(detail) => format!("the store's answer is not known: {detail}"),
+            // The store's own words are for the log: they may tell what callers are not to know.
+            Written::Refused(_) => "the store refused the write".to_owned(),
+            Written::Unknown(_) => "the store's answer is not known".to_owned(),
         };
         let failure = Failure::new(FailureKind::Unavailable, detail);
         for Unacknowledged { ticket, .. } in self.unacknowledged.drain(..) {

@@ -18,12 +18,13 @@ use tokio::{
     time::{self, Instant},
 };
 use tokio_util::task::TaskTracker;
+use tracing::{Level, debug, enabled};
 
 use super::{
-    Answer, Failure, FailureKind,
+    Answer, Failure, FailureKind, Then,
     caller::{Caller, Handle},
     context::Context,
-    driver::{Driver, Inbound, View},
+    driver::{self, Driver, Inbound, View},
     machine::{Request, Ticket},
     room::{self, Pressure},
 };
@@ -174,6 +175,35 @@ impl Entities {
     /// A dropped call gives up its place in the queue; what the user function has seen already is
     /// carried out all the same, and what follows from it goes to [`Context::orphans`].
     pub async fn call(
+        &self,
+        method: &Method,
+        payload: Bytes,
+        metadata: Option<Metadata>,
+    ) -> Answer {
+        if !enabled!(Level::DEBUG) {
+            return self.carry_out(method, payload, metadata).await;
+        }
+        let (said, trace) = (payload.clone(), driver::trace(metadata.as_ref()));
+        let answer = self.carry_out(method, payload, metadata).await;
+        if let Then::Fail(Failure { kind, message }) = &answer.then {
+            let key = match &method.target {
+                Target::Entity(key) => key.read(&said).ok(),
+                Target::Action(_) => None,
+            };
+            debug!(
+                entity.kind = method.service.persistence_id,
+                entity.key = key,
+                name = method.name,
+                trace,
+                ?kind,
+                error = message,
+                "command failed"
+            );
+        }
+        answer
+    }
+
+    async fn carry_out(
         &self,
         method: &Method,
         payload: Bytes,

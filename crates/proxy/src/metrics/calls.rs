@@ -18,6 +18,7 @@ use prometheus_client::{
     registry::Registry,
 };
 use tonic::{Code, Status, body::Body};
+use tracing::debug;
 
 use super::{Histograms, add, short_times};
 use crate::route::{Kind, Routes};
@@ -134,13 +135,14 @@ impl ActionFamilies {
 }
 
 impl CallMetrics {
-    /// A call begins; it counts as cancelled unless it is told of another end.
-    pub fn begin(self: &Arc<Self>) -> Measured {
+    /// A call begins; it counts as cancelled unless it is told of another end. `trace` is what the caller calls
+    /// it in the log, where that tells of calls.
+    pub fn begin(self: &Arc<Self>, trace: Option<String>) -> Measured {
         self.in_flight.inc();
         if let Some(action) = &self.action {
             action.received.inc();
         }
-        Measured { metrics: Arc::clone(self), began: Instant::now(), code: Code::Cancelled }
+        Measured { metrics: Arc::clone(self), began: Instant::now(), code: Code::Cancelled, trace }
     }
 
     fn counter(&self, code: Code) -> &Counter {
@@ -163,6 +165,7 @@ pub struct Measured {
     metrics: Arc<CallMetrics>,
     began: Instant,
     code: Code,
+    trace: Option<String>,
 }
 
 impl Measured {
@@ -180,6 +183,9 @@ impl Drop for Measured {
     fn drop(&mut self) {
         let metrics = &self.metrics;
         let time = self.began.elapsed().as_secs_f64();
+        let MethodName { service, method } = &metrics.name;
+        let (code, trace) = (name(self.code), self.trace.as_deref());
+        debug!(service, method, code, seconds = time, trace, "call ended");
         metrics.in_flight.dec();
         metrics.counter(self.code).inc();
         metrics.duration.observe(time);

@@ -102,7 +102,7 @@ fn value_entities_and_actions_have_families_of_their_own() {
 #[test]
 fn a_call_counts_under_the_code_that_it_ended_with() {
     let metrics = Metrics::new(&routes());
-    let call = || metrics.call("/shop.Cart/Add").unwrap().begin();
+    let call = || metrics.call("/shop.Cart/Add").unwrap().begin(None);
     drop(call().follow(tonic::Status::unavailable("away").into_http()));
     drop(call());
     let under_way = call();

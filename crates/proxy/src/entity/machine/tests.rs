@@ -441,7 +441,7 @@ fn a_journal_that_cannot_be_read_is_told_to_every_waiting_caller() {
     machine.on(request(1));
     machine.on(request(2));
     let actions = machine.on(Event::LoadFailed("down".to_owned()));
-    let expected = failed(FailureKind::Unavailable, "down");
+    let expected = failed(FailureKind::Unavailable, "the entity's history cannot be read");
     assert_eq!(released(&actions), [(1, expected.clone()), (2, expected)]);
     assert_eq!(actions.last(), Some(&Action::End));
 }
