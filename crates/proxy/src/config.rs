@@ -18,6 +18,7 @@ const MAX_IN_FLIGHT: &str = "CLOUDSTATE_PROXY_MAX_IN_FLIGHT";
 const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
 const MAX_REQUEST_SIZE: &str = "CLOUDSTATE_PROXY_MAX_REQUEST_SIZE";
 const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
+const REFLECTION: &str = "CLOUDSTATE_PROXY_REFLECTION";
 const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
 /// Variables that nobody reads although they look like ours are told of.
@@ -91,6 +92,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
             call: command,
             request_size: reader.read(MAX_REQUEST_SIZE, "4194304", value::message_size),
             response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
+            reflection: reader.read(REFLECTION, "true", value::switch),
         },
         drain: Duration::from_secs(10),
         log_level: reader.read(LOG_LEVEL, "info", value::level),

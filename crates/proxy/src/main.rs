@@ -78,6 +78,8 @@ async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         passivation = ?config.entities.passivation,
         "proxy starts"
     );
+    // What is secret does not show.
+    info!(settings = ?config, "effective settings");
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let told = stop.clone();

@@ -47,6 +47,8 @@ pub struct Limits {
     pub request_size: usize,
     /// Largest message to a caller, in bytes.
     pub response_size: usize,
+    /// Whether the user function's descriptors are told to whoever asks.
+    pub reflection: bool,
     /// Longest time for a call with one message and one reply, whatever the caller's deadline.
     pub call: Duration,
 }
@@ -57,7 +59,8 @@ pub struct Limits {
 pub struct Edge {
     router: Router,
     health: Health,
-    reflection: Arc<Reflection>,
+    /// None when nobody is to be told.
+    reflection: Option<Arc<Reflection>>,
     metrics: Metrics,
     limits: Limits,
     streams: Arc<Semaphore>,
@@ -77,7 +80,8 @@ impl Edge {
     ) -> Self {
         let services = router.routes().services();
         let health = Health::new(readiness, services);
-        let reflection = Arc::new(Reflection::new(router.routes().descriptors(), services));
+        let reflection = || Arc::new(Reflection::new(router.routes().descriptors(), services));
+        let reflection = limits.reflection.then(reflection);
         Self {
             router,
             health,
@@ -142,13 +146,14 @@ impl Edge {
                 None => response,
             };
         }
-        match path.rsplit_once('/').map(|(service, _method)| service) {
-            Some("/grpc.health.v1.Health") => self.health.answer(request).await,
-            Some("/grpc.reflection.v1.ServerReflection") => {
-                self.reflection.answer(reflection::Version::V1, request).await
+        let service = path.rsplit_once('/').map(|(service, _method)| service);
+        match (service, &self.reflection) {
+            (Some("/grpc.health.v1.Health"), _) => self.health.answer(request).await,
+            (Some("/grpc.reflection.v1.ServerReflection"), Some(reflection)) => {
+                reflection.answer(reflection::Version::V1, request).await
             }
-            Some("/grpc.reflection.v1alpha.ServerReflection") => {
-                self.reflection.answer(reflection::Version::V1Alpha, request).await
+            (Some("/grpc.reflection.v1alpha.ServerReflection"), Some(reflection)) => {
+                reflection.answer(reflection::Version::V1Alpha, request).await
             }
             _ => status::only(&Status::unimplemented(format!(
                 "no method at {path}: this user function serves {}",

@@ -169,3 +169,17 @@ async fn what_there_is_not_is_an_error_in_v1_and_no_file_in_v1alpha() {
         assert_eq!(files(&answer), Vec::<String>::new(), "{question:?}");
     }
 }
+
+#[tokio::test]
+async fn reflection_can_be_turned_off() {
+    let stand = Stand::start_with(|config| config.edge.reflection = false).await;
+    for version in [V1, V1ALPHA] {
+        let mut grpc = Grpc::new(stand.channel().await);
+        grpc.ready().await.unwrap();
+        let path = format!("/{version}/ServerReflectionInfo").parse().unwrap();
+        let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+        let request = tonic::Request::new(stream::iter([ServerReflectionRequest::default()]));
+        let status = grpc.streaming(request, path, codec).await.unwrap_err();
+        assert_eq!(status.code(), Code::Unimplemented, "{status:?}");
+    }
+}
