@@ -225,12 +225,14 @@ async fn serve(
     });
     let mut serving = pin!(edge::serve(config, edge, readiness, stop.clone()));
     let served = tokio::select! {
-        served = &mut serving => served,
+        // First, since an edge without calls ends at once: what is left to do then takes its time, too.
+        biased;
         () = stop.cancelled() => {
             let finishes = "the proxy finishes what is under way";
             readiness.deny(Part::Staying, reason::DRAINING, finishes);
             serving.await
         }
+        served = &mut serving => served,
     };
     if !router.stop(config.drain).await {
         warn!(after = ?config.drain, "side effects and forwards were cut that were still under way");
