@@ -12,6 +12,16 @@ use crate::schema;
 /// How the number of pods follows the load.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!has(self.minReplicas) || !has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
+        "message": "minReplicas is more than maxReplicas: lower the one, or raise the other",
+    },
+    {
+        "rule": "!has(self.mode) || self.mode != 'HPA' || !has(self.enabled) || !self.enabled",
+        "message": "enabled is true, and mode is HPA: two would scale the same pods, so leave one of them out",
+    },
+]))]
 pub struct Autoscaling {
     /// Whether the number of pods follows the load at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]

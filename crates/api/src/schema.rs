@@ -7,21 +7,58 @@ use k8s_openapi::api::core::v1::Container;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::contract::container;
+
 /// More containers than this in one pod are a mistake.
 pub(crate) const CONTAINERS_MAX: u32 = 16;
+
+/// A name has to have a bound, or else comparing all of them costs more than the API server allows.
+const CONTAINER_NAME_MAX: u32 = 63;
 
 /// Containers as in a pod, except that the name may be missing and the image may not.
 pub(crate) fn containers(generator: &mut SchemaGenerator) -> Schema {
     let mut container = embedded::<Container>(generator);
     container.insert("required".to_owned(), json!(["image"]));
-    if let Some(Value::Object(image)) =
-        container.get_mut("properties").and_then(|properties| properties.get_mut("image"))
-    {
-        image.remove("nullable");
-        image.insert("type".to_owned(), json!("string"));
-        image.insert("minLength".to_owned(), json!(1));
+    if let Some(Value::Object(properties)) = container.get_mut("properties") {
+        if let Some(Value::Object(image)) = properties.get_mut("image") {
+            image.remove("nullable");
+            image.insert("type".to_owned(), json!("string"));
+            image.insert("minLength".to_owned(), json!(1));
+        }
+        if let Some(Value::Object(name)) = properties.get_mut("name") {
+            name.insert("maxLength".to_owned(), json!(CONTAINER_NAME_MAX));
+        }
     }
-    list_of(&container, Some(CONTAINERS_MAX))
+    let mut list = list_of(&container, Some(CONTAINERS_MAX));
+    list.insert("x-kubernetes-validations".to_owned(), container_rules());
+    list
+}
+
+/// What only all containers together can break.
+fn container_rules() -> Value {
+    let (user, sidecar) = (container::USER, container::SIDECAR);
+    json!([
+        {
+            "rule": "self.all(c, !has(c.name) || c.name == '' || self.exists_one(d, has(d.name) && d.name == c.name))",
+            "message": "two containers have the same name: choose another for one of them",
+        },
+        {
+            "rule": format!("!self.exists(c, has(c.name) && c.name == '{sidecar}')"),
+            "message": format!("the name {sidecar:?} is that of the sidecar: choose another"),
+        },
+        {
+            "rule": format!(
+                "!self.exists(c, has(c.name) && c.name == '{user}') || (has(self[0].name) && self[0].name == '{user}')"
+            ),
+            "message": format!(
+                "the name {user:?} is that of the first container, the user function: choose another"
+            ),
+        },
+        {
+            "rule": "self.filter(c, !has(c.name) || c.name == '').size() == (!has(self[0].name) || self[0].name == '' ? 1 : 0)",
+            "message": "a container beside the first has no name: only the user function may leave it out",
+        },
+    ])
 }
 
 /// A list of what Kubernetes has, as it stands in a pod.
@@ -48,9 +85,18 @@ pub(crate) fn duration(_: &mut SchemaGenerator) -> Schema {
         "h|hour|hours",
         "d|day|days",
     ];
-    let pattern = format!(r"^\s*[0-9]+(\.[0-9]+)?\s*({})?\s*$", units.join("|"));
-    object(json!({ "type": "string", "nullable": true, "maxLength": 40, "pattern": pattern }))
-        .into()
+    let pattern = format!(r"^\\s*[0-9]+(\\.[0-9]+)?\\s*({})?\\s*$", units.join("|"));
+    object(json!({
+        "type": "string",
+        "nullable": true,
+        "maxLength": 40,
+        // A pattern of the schema would be shown instead of what to do.
+        "x-kubernetes-validations": [{
+            "rule": format!("self.matches('{pattern}')"),
+            "message": "is no duration: write a number and a unit, such as 30s, 1m or 6 seconds",
+        }],
+    }))
+    .into()
 }
 
 /// An object of any content.

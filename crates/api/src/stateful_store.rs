@@ -35,7 +35,10 @@ use crate::schema;
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#
     ),
     printcolumn(name = "Dependents", type_ = "integer", json_path = ".status.dependents"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    validation = Rule::new("self.metadata.name.size() <= 63").message(
+        "metadata.name becomes the value of a label: use at most 63 characters"
+    )
 )]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreSpec {

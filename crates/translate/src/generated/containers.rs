@@ -40,7 +40,7 @@ fn user_function(dice: &mut Dice, volumes: &[&str]) -> Value {
 fn beside(dice: &mut Dice, volumes: &[&str], name: &str, port: i32) -> Value {
     let mut container = any(dice, volumes);
     container.insert("name".to_owned(), json!(name));
-    dice.field(&mut container, "ports", |_| json!([{ "containerPort": port, "name": "beside" }]));
+    dice.field(&mut container, "ports", |_| json!([{ "containerPort": port, "name": name }]));
     Value::Object(container)
 }
 
