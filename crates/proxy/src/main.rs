@@ -56,12 +56,21 @@ fn main() -> ExitCode {
 
 /// Runs the proxy on its threads: half of the processors, since the user function works beside it. A call
 /// goes through several tasks, and to wake one on another thread costs more than most of them do.
+///
+/// Where that is one thread, it is one that runs its tasks in turn: what became ready together is done
+/// before a connection gets its turn, which then sends all of it in one go. A runtime for several threads
+/// would run each task right behind the one that woke it, and so make a system call for each message.
 fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     let processors = thread::available_parallelism().map_or(1, NonZero::get);
-    let runtime = runtime::Builder::new_multi_thread()
-        .worker_threads(processors.div_ceil(2))
-        .enable_all()
-        .build()?;
+    let mut builder = match processors.div_ceil(2) {
+        1 => runtime::Builder::new_current_thread(),
+        threads => {
+            let mut builder = runtime::Builder::new_multi_thread();
+            builder.worker_threads(threads);
+            builder
+        }
+    };
+    let runtime = builder.enable_all().build()?;
     let ended = runtime.block_on(run(config));
     // Nothing that still blocks a thread is worth waiting for.
     runtime.shutdown_background();

@@ -5,7 +5,8 @@ use anyhow::{Context as _, Result};
 use testbed::counter::Counter;
 use tokio::net::TcpListener;
 
-#[tokio::main]
+/// One thread, since half of a small machine is as much as a user function has of it beside its proxy.
+#[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "whoever started it reads the address there")]
 async fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);

@@ -24,7 +24,7 @@ use super::{Accounts, Answer, Broken, Chance, Connection, Latency, Path, frame};
 use crate::counter::{Request, Total};
 
 /// Calls that an open load has under way at most; beyond, the generator itself would be what is measured.
-const OPEN_UNDER_WAY: usize = 20_000;
+const OPEN_UNDER_WAY: usize = 40_000;
 /// Calls of an open load go out together, this often.
 const OPEN_TICK: Duration = Duration::from_millis(1);
 

@@ -12,8 +12,8 @@ use crate::{
     steady::measure,
 };
 
-/// So many that no connection's own bound keeps calls from the proxy.
-const CONNECTIONS: usize = 16;
+/// So many that no connection's own bound keeps calls from the proxy: it must refuse what is too much for it.
+const CONNECTIONS: usize = 32;
 
 pub(crate) async fn three_times(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let stand = bench.stand().await?;

@@ -16,6 +16,8 @@ pub(crate) struct Report {
     machine: Value,
     short: bool,
     rows: Vec<Value>,
+    /// Lines of the closing table: what was to be reached, and whether it was.
+    targets: Vec<String>,
     missed: usize,
 }
 
@@ -83,11 +85,14 @@ impl Row {
         self
     }
 
-    fn line(&self) -> String {
+    fn name(&self) -> String {
         let store = format!("{:?}", self.store).to_lowercase();
         let function = format!("{:?}", self.function).to_lowercase();
-        let mut parts =
-            vec![format!("{:<4} {:<22} {store:<9}{function:<5}", self.workload, self.case)];
+        format!("{:<4} {:<22} {store:<9}{function:<5}", self.workload, self.case)
+    }
+
+    fn line(&self) -> String {
+        let mut parts = vec![self.name()];
         if let Some((measured, cpu)) = &self.steady {
             let latency = &measured.latency;
             parts.push(format!(" {:>8.0}/s", measured.rate()));
@@ -108,9 +113,8 @@ impl Row {
             parts.push(format!("  {what} {value:.2} {unit}"));
         }
         for target in &self.targets {
-            let Target { what, got, bound, at_least } = target;
-            let (sign, word) = (if *at_least { '≥' } else { '≤' }, target.word());
-            parts.push(format!("  [{what} {got:.2} {sign} {bound}: {word}]"));
+            let Target { what, got, bound, .. } = target;
+            parts.push(format!("  [{what} {got:.2} {} {bound}: {}]", target.sign(), target.word()));
         }
         parts.concat()
     }
@@ -156,6 +160,10 @@ impl Target {
         if self.at_least { self.got >= self.bound } else { self.got <= self.bound }
     }
 
+    fn sign(&self) -> char {
+        if self.at_least { '≥' } else { '≤' }
+    }
+
     fn word(&self) -> &'static str {
         if self.met() { "met" } else { "MISSED" }
     }
@@ -167,7 +175,13 @@ impl Report {
             "workload, case, store, user function; good replies/s; p50 p99 p99.9 max in ms | CPU-µs per call of \
              callers, proxy, function, store | peak memory of the proxy"
         );
-        Self { machine: machine(flags), short: flags.short, rows: Vec::new(), missed: 0 }
+        Self {
+            machine: machine(flags),
+            short: flags.short,
+            rows: Vec::new(),
+            targets: Vec::new(),
+            missed: 0,
+        }
     }
 
     pub(crate) fn add(&mut self, mut row: Row) {
@@ -176,11 +190,22 @@ impl Report {
             row.targets.clear();
         }
         println!("{}", row.line());
+        for target in &row.targets {
+            let Target { what, got, bound, .. } = target;
+            let (name, sign, word) = (row.name(), target.sign(), target.word());
+            self.targets.push(format!("{name}  {what:<13} {sign} {bound:>7}  {got:>9.2}  {word}"));
+        }
         self.missed += row.targets.iter().filter(|target| !target.met()).count();
         self.rows.push(row.json());
     }
 
     pub(crate) fn end(self, file: Option<&Path>) -> Result<()> {
+        if !self.targets.is_empty() {
+            println!(
+                "\nworkload, case, store, user function; what was to be reached, and what was"
+            );
+            self.targets.iter().for_each(|target| println!("{target}"));
+        }
         println!("{} figures, {} targets missed", self.rows.len(), self.missed);
         let Some(file) = file else { return Ok(()) };
         let text =
