@@ -55,7 +55,7 @@ fn container_rules() -> Value {
             ),
         },
         {
-            "rule": "self.filter(c, !has(c.name) || c.name == '').size() == (!has(self[0].name) || self[0].name == '' ? 1 : 0)",
+            "rule": "self.size() == 0 || self.filter(c, !has(c.name) || c.name == '').size() == (!has(self[0].name) || self[0].name == '' ? 1 : 0)",
             "message": "a container beside the first has no name: only the user function may leave it out",
         },
     ])
