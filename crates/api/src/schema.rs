@@ -28,6 +28,9 @@ pub(crate) fn containers(generator: &mut SchemaGenerator) -> Schema {
         if let Some(Value::Object(name)) = properties.get_mut("name") {
             name.insert("maxLength".to_owned(), json!(CONTAINER_NAME_MAX));
         }
+        // How a container of ours that stays is told from others, and nothing for the user's.
+        properties.remove("restartPolicy");
+        properties.remove("restartPolicyRules");
     }
     let mut list = list_of(&container, Some(CONTAINERS_MAX));
     list.insert("x-kubernetes-validations".to_owned(), container_rules());
