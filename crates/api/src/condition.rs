@@ -17,6 +17,10 @@ pub mod kind {
     pub const RESOURCES_AVAILABLE: &str = "ResourcesAvailable";
     /// Whether a rollout is under way.
     pub const PROGRESSING: &str = "Progressing";
+    /// Whether nothing will move before a user acts. Only there when it holds.
+    pub const STALLED: &str = "Stalled";
+    /// Whether the operator is not done with what it was told. Only there when it holds.
+    pub const RECONCILING: &str = "Reconciling";
     /// Whether fewer replicas run than the spec asks for, on purpose. Only there when it holds.
     pub const REPLICAS_PINNED: &str = "ReplicasPinned";
     /// Whether the number of pods follows the load. Only there when `spec.autoscaling` is set.
@@ -82,6 +86,12 @@ pub mod reason {
     pub const COMPLETE: &str = "Complete";
     /// The rollout took longer than the Deployment's deadline.
     pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
+    /// The rollout waits for others of the same change, or is held back since too many of them failed.
+    pub const THROTTLED_ROLLOUT: &str = "ThrottledRollout";
+    /// The store has changed, and its turn has not come to reach the pods.
+    pub const STATEFUL_STORE_CHANGED: &str = "StatefulStoreChanged";
+    /// Pods of the newest generation are still on their way.
+    pub const OBSERVED_GENERATION_OUTDATED: &str = "ObservedGenerationOutdated";
     /// No rollout can start before something else is put right.
     pub const BLOCKED: &str = "Blocked";
 

@@ -1,13 +1,14 @@
-//! The probes of the operator's own pod: `/livez` and `/readyz`.
+//! The probes of the operator's own pod, `/livez` and `/readyz`, and its metrics.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
+use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,28 +18,29 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// A kubelet needs one or two; more are let wait.
+use crate::metrics::Metrics;
+use crate::readiness::Readiness;
+
+/// Kubelet and Prometheus need one or two each; more are let wait.
 const CONNECTIONS_MAX: usize = 16;
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Set once everything is watched.
-pub(crate) type Readiness = Arc<AtomicBool>;
-
 pub(crate) struct Admin {
     listener: TcpListener,
-    ready: Readiness,
+    readiness: Readiness,
+    metrics: Metrics,
 }
 
 impl Admin {
-    pub(crate) async fn bind(address: SocketAddr) -> anyhow::Result<Self> {
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        readiness: Readiness,
+        metrics: Metrics,
+    ) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(address)
             .await
             .with_context(|| format!("failed to listen on {address}, setting admin.listen"))?;
-        Ok(Self { listener, ready: Readiness::default() })
-    }
-
-    pub(crate) fn readiness(&self) -> Readiness {
-        Arc::clone(&self.ready)
+        Ok(Self { listener, readiness, metrics })
     }
 
     /// Answers until told to stop.
@@ -62,10 +64,10 @@ impl Admin {
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             };
-            let ready = Arc::clone(&self.ready);
+            let (readiness, metrics) = (self.readiness.clone(), self.metrics.clone());
             connections.spawn(async move {
-                let service = service_fn(move |request| {
-                    let answer = answer(&request, &ready);
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let answer = answer(request.uri().path(), &readiness, &metrics);
                     async { Ok::<_, Infallible>(answer) }
                 });
                 let connection = http1::Builder::new()
@@ -80,14 +82,24 @@ impl Admin {
     }
 }
 
-fn answer(request: &Request<hyper::body::Incoming>, ready: &AtomicBool) -> Response<String> {
-    let (status, text) = match request.uri().path() {
-        "/livez" => (StatusCode::OK, "ok\n"),
-        "/readyz" if ready.load(Ordering::Acquire) => (StatusCode::OK, "ok\n"),
-        "/readyz" => (StatusCode::SERVICE_UNAVAILABLE, "not everything is watched yet\n"),
-        _ => (StatusCode::NOT_FOUND, "ask for /livez or /readyz\n"),
+fn answer(path: &str, readiness: &Readiness, metrics: &Metrics) -> Response<String> {
+    let (status, text) = match path {
+        "/livez" => (StatusCode::OK, "ok\n".to_owned()),
+        "/readyz" => match readiness.problem() {
+            None => (StatusCode::OK, "ok\n".to_owned()),
+            Some(problem) => (StatusCode::SERVICE_UNAVAILABLE, problem + "\n"),
+        },
+        "/metrics" => match metrics.expose() {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+        },
+        _ => (StatusCode::NOT_FOUND, "ask for /livez, /readyz or /metrics\n".to_owned()),
     };
-    let mut response = Response::new(text.to_owned());
+    let mut response = Response::new(text);
     *response.status_mut() = status;
+    if path == "/metrics" {
+        let type_ = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(type_));
+    }
     response
 }

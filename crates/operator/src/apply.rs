@@ -1,29 +1,37 @@
 //! Every write of objects: server-side apply, and only when something differs.
 
-use std::fmt::Debug;
+pub(crate) mod child;
+pub(crate) mod orphans;
+mod own;
+mod write;
+
 use std::sync::Arc;
 
 use api::StatefulService;
 use api::condition::reason;
-use api::contract::{FIELD_MANAGER, annotation};
-use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::api::core::v1::{Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::api::{Patch, PatchParams};
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Api, Resource, ResourceExt};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
-use sha2::{Digest, Sha256};
-use tokio::time::Instant;
+use serde_json::json;
 use tracing::info;
 use translate::Objects;
 
+use self::child::Child;
+use self::own::{Live, look};
+pub(crate) use self::write::Wrote;
 use crate::context::Context;
-use crate::drift;
-use crate::error::{Error, call};
+use crate::error::Error;
+use crate::origin::{Cause, Origin, to_json};
 use crate::text::tidy;
+use crate::throttle::Answer;
+use crate::{drift, throttle};
+
+/// On a Deployment: what it was made from, see [`Origin`].
+pub(crate) const ORIGIN: &str = "cloudstate.io/applied-from";
 
 /// Messages of the API server can quote whole objects.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -32,8 +40,25 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Applied {
     pub(crate) deployment: Arc<Deployment>,
-    /// Whether the Deployment had to be written.
-    pub(crate) wrote: bool,
+    /// What it took to have the Deployment as wanted.
+    pub(crate) wrote: Wrote,
+    /// Why its pods are started anew, if they are.
+    pub(crate) rollout: Option<Cause>,
+    /// Why the Deployment is not as wanted, if it has to wait.
+    pub(crate) held: Option<Held>,
+    /// Objects that were made just now.
+    pub(crate) created: Vec<String>,
+    /// Objects that were changed just now.
+    pub(crate) changed: Vec<String>,
+    /// Objects that were deleted just now.
+    pub(crate) deleted: Vec<String>,
+}
+
+/// A rollout that has to wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) cause: Cause,
+    pub(crate) answer: Answer,
 }
 
 /// Why objects are not as they should be, in a way that trying again does not help.
@@ -45,8 +70,10 @@ pub(crate) enum Refusal {
     NotOwned { kind: String, name: String, owner: String },
     #[error("the API server refuses {kind} {name:?}, which comes out of this spec: {message}")]
     Rejected { kind: String, name: String, message: String },
-    #[error("the operator may not write {kind} {name:?}: {message}")]
-    Forbidden { kind: String, name: String, message: String },
+    #[error(
+        "the operator may not {verb} {kind} {name:?}: give its service account that right: {message}"
+    )]
+    Forbidden { verb: &'static str, kind: String, name: String, message: String },
 }
 
 impl Refusal {
@@ -55,21 +82,6 @@ impl Refusal {
             Self::NotOwned { .. } => reason::NOT_OWNED,
             Self::Rejected { .. } => reason::REJECTED,
             Self::Forbidden { .. } => reason::FORBIDDEN,
-        }
-    }
-
-    fn of(error: Error, kind: &str, name: &str) -> Result<Self, Error> {
-        let Some(status) = error.refusal() else { return Err(error) };
-        let (kind, name) = (kind.to_owned(), name.to_owned());
-        let message = tidy(&status.message, MESSAGE_BYTES_MAX);
-        // Server-side apply answers 500 to what it cannot merge.
-        let unmergeable = status.message.contains("field not declared in schema")
-            || status.message.contains("duplicate entries for key");
-        match status.code {
-            403 => Ok(Self::Forbidden { kind, name, message }),
-            400 | 422 => Ok(Self::Rejected { kind, name, message }),
-            500 if unmergeable => Ok(Self::Rejected { kind, name, message }),
-            _ => Err(error),
         }
     }
 }
@@ -81,6 +93,48 @@ pub(crate) enum Failure {
     Refused(#[from] Refusal),
     #[error(transparent)]
     Failed(#[from] Error),
+    #[error("something has changed meanwhile")]
+    Again,
+    #[error("the namespace is on its way out")]
+    Terminating,
+}
+
+impl Failure {
+    /// Sorts what the API server says against a call. `verb` is the one that rights are given for.
+    fn of(verb: &'static str, error: Error, kind: &str, name: &str) -> Self {
+        let Some(status) = error.refusal() else { return Self::Failed(error) };
+        let (kind, name) = (kind.to_owned(), name.to_owned());
+        let message = tidy(&status.message, MESSAGE_BYTES_MAX);
+        // Server-side apply answers 500 to what it cannot merge.
+        let unmergeable = status.message.contains("field not declared in schema")
+            || status.message.contains("duplicate entries for key");
+        match status.code {
+            _ if is_terminating(status) => Self::Terminating,
+            403 => Refusal::Forbidden { verb, kind, name, message }.into(),
+            400 | 422 => Refusal::Rejected { kind, name, message }.into(),
+            500 if unmergeable => Refusal::Rejected { kind, name, message }.into(),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// Whether the namespace is about to go or gone, and with it everything that could be done.
+fn is_terminating(status: &kube::core::Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    causes.into_iter().any(|cause| cause.reason == "NamespaceTerminating")
+        || status.code == 404
+            && status.details.as_ref().is_some_and(|details| details.kind == "namespaces")
+}
+
+/// What was found before anything is touched.
+struct Found {
+    account: Live<ServiceAccount>,
+    role: Live<Role>,
+    binding: Live<RoleBinding>,
+    address: Live<Service>,
+    policy: Live<NetworkPolicy>,
+    budget: Live<PodDisruptionBudget>,
+    deployment: Live<Deployment>,
 }
 
 /// Makes the objects be as rendered. Nothing is written while any of them belongs to another.
@@ -88,156 +142,222 @@ pub(crate) async fn apply(
     ctx: &Context,
     owner: &StatefulService,
     objects: Objects,
+    origin: Origin,
 ) -> Result<Applied, Failure> {
-    let (address, deployment) = live_objects(ctx, owner).await?;
-    write(ctx, *objects.service, address).await?;
-    let (deployment, wrote) = write(ctx, *objects.deployment, deployment).await?;
-    Ok(Applied { deployment, wrote })
-}
-
-/// Finds out whether the names that the service needs are free or its own.
-pub(crate) async fn check_ownership(ctx: &Context, owner: &StatefulService) -> Result<(), Failure> {
-    live_objects(ctx, owner).await.map(|_| ())
-}
-
-/// Whether the object is controlled by the one with that uid.
-pub(crate) fn is_owned_by(metadata: &ObjectMeta, uid: &str) -> bool {
-    controller_of(metadata).is_some_and(|owner| owner.uid == uid)
-}
-
-pub(crate) fn controller_of(metadata: &ObjectMeta) -> Option<&OwnerReference> {
-    metadata.owner_references.iter().flatten().find(|owner| owner.controller == Some(true))
-}
-
-type Live<K> = Option<Arc<K>>;
-
-async fn live_objects(
-    ctx: &Context,
-    owner: &StatefulService,
-) -> Result<(Live<k8s_openapi::api::core::v1::Service>, Live<Deployment>), Failure> {
-    let name = owner.name_any();
-    let deployment = translate::deployment_name(&name);
-    Ok((
-        live(ctx, &ctx.caches.addresses, owner, &name).await?,
-        live(ctx, &ctx.caches.deployments, owner, &deployment).await?,
-    ))
-}
-
-/// The object as last seen, after a look at whom it belongs to. What is not in the cache may still
-/// exist without our labels, and a forced apply would take it over: so the API server is asked.
-async fn live<K>(
-    ctx: &Context,
-    cache: &Store<K>,
-    owner: &StatefulService,
-    name: &str,
-) -> Result<Live<K>, Failure>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned,
-{
-    let namespace = owner.namespace().unwrap_or_default();
-    let uid = owner.uid().unwrap_or_default();
-    let kind = K::kind(&());
-    let refuse = |metadata: &ObjectMeta| Refusal::NotOwned {
-        kind: kind.clone().into_owned(),
-        name: name.to_owned(),
-        owner: controller_of(metadata).map_or_else(
-            || "it has no controlling owner".to_owned(),
-            |other| {
-                format!("its controller is {} {:?} with uid {}", other.kind, other.name, other.uid)
-            },
-        ),
+    let found = Found {
+        account: look_for(ctx, owner, objects.service_account.as_deref()).await?,
+        role: look_for(ctx, owner, objects.role.as_deref()).await?,
+        binding: look_for(ctx, owner, objects.role_binding.as_deref()).await?,
+        address: look_for(ctx, owner, Some(&*objects.service)).await?,
+        policy: look_for(ctx, owner, objects.network_policy.as_deref()).await?,
+        budget: look_for(ctx, owner, objects.disruption_budget.as_deref()).await?,
+        deployment: look_for(ctx, owner, Some(&*objects.deployment)).await?,
     };
-    if let Some(live) = cache.get(&ObjectRef::new(name).within(&namespace)) {
-        if is_owned_by(live.meta(), &uid) {
-            return Ok(Some(live));
-        }
-        return Err(refuse(live.meta()).into());
-    }
-    let api = Api::<K>::namespaced(ctx.client.clone(), &namespace);
-    let unseen = call("get", &kind, name, api.get_metadata_opt(name)).await;
-    match unseen {
-        Ok(Some(unseen)) if !is_owned_by(&unseen.metadata, &uid) => {
-            Err(refuse(&unseen.metadata).into())
-        }
-        Ok(_) => Ok(None),
-        Err(error) => Err(Refusal::of(error, &kind, name)?.into()),
+    let kept = orphans::Kept {
+        account: objects.service_account.as_ref().map(|object| object.name_any()),
+        policy: objects.network_policy.as_ref().map(|object| object.name_any()),
+        budget: objects.disruption_budget.as_ref().map(|object| object.name_any()),
+    };
+    let mut writer = Writer { ctx, owner, created: Vec::new(), changed: Vec::new() };
+    // Rights before the pods that need them, the address and its guards before what they stand for.
+    writer.write_if(objects.service_account, found.account).await?;
+    writer.write_if(objects.role, found.role).await?;
+    writer.write_if(objects.role_binding, found.binding).await?;
+    writer.write_if(Some(objects.service), found.address).await?;
+    writer.write_if(objects.network_policy, found.policy).await?;
+    writer.write_if(objects.disruption_budget, found.budget).await?;
+    let deployment = writer.deployment(*objects.deployment, found.deployment, origin);
+    let mut applied = Box::pin(deployment).await?;
+    applied.deleted = orphans::remove(ctx, owner, &kept).await?;
+    Ok(applied)
+}
+
+/// Finds out whether the names that every service needs are free or its own.
+pub(crate) async fn check_ownership(ctx: &Context, owner: &StatefulService) -> Result<(), Failure> {
+    let name = owner.name_any();
+    look::<Service>(ctx, owner, &name).await?;
+    look::<Deployment>(ctx, owner, &translate::deployment_name(&name)).await?;
+    Ok(())
+}
+
+/// The origin that is noted on the Deployment.
+pub(crate) fn origin_of(deployment: &Deployment) -> Option<Origin> {
+    Origin::parse(deployment.annotations().get(ORIGIN)?)
+}
+
+async fn look_for<K: Child>(
+    ctx: &Context,
+    owner: &StatefulService,
+    wanted: Option<&K>,
+) -> Result<Live<K>, Failure> {
+    match wanted {
+        Some(wanted) => look(ctx, owner, &wanted.name_any()).await,
+        None => Ok(None),
     }
 }
 
-/// Makes one object be as wanted, and says whether that took a write.
-async fn write<K>(ctx: &Context, mut wanted: K, live: Live<K>) -> Result<(Arc<K>, bool), Failure>
-where
-    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-        + Clone
-        + Debug
-        + DeserializeOwned
-        + Serialize,
-{
-    let (kind, name) = (K::kind(&()), wanted.name_any());
-    let hash = fingerprint(&to_json(&wanted));
-    wanted.annotations_mut().insert(annotation::APPLIED_HASH.to_owned(), hash);
-    let wanted_json = to_json(&wanted);
+struct Writer<'a> {
+    ctx: &'a Context,
+    owner: &'a StatefulService,
+    created: Vec<String>,
+    changed: Vec<String>,
+}
 
-    let namespace = wanted.namespace().unwrap_or_default();
-    let api = Api::<K>::namespaced(ctx.client.clone(), &namespace);
-    let parameters = PatchParams::apply(FIELD_MANAGER).force();
-    if let Some(live) = live {
-        let live_json = to_json(&*live);
-        let surplus = drift::surplus(&wanted_json, &live_json);
-        if surplus.is_none() && drift::holds(&wanted_json, &live_json) {
-            return Ok((live, false));
+impl Writer<'_> {
+    async fn write_if<K: Child>(
+        &mut self,
+        wanted: Option<Box<K>>,
+        live: Live<K>,
+    ) -> Result<(), Failure> {
+        if let Some(wanted) = wanted {
+            self.write(*wanted, live, None).await?;
         }
-        if !ctx.pace.allows(format!("{kind}/{namespace}/{name}"), Instant::now()) {
-            return Err(Error::Contended { kind: kind.into_owned(), name }.into());
-        }
-        if let Some(patch) = surplus {
-            info!(%kind, namespace, name, "additions by others are removed");
-            let parameters = PatchParams { force: false, ..parameters.clone() };
-            let patch = Patch::Strategic(patch);
-            call("patch", &kind, &name, api.patch(&name, &parameters, &patch))
-                .await
-                .or_else(|error| Err(Failure::from(Refusal::of(error, &kind, &name)?)))?;
-        }
+        Ok(())
     }
-    let applied =
-        call("apply", &kind, &name, api.patch(&name, &parameters, &Patch::Apply(&wanted)))
-            .await
-            .or_else(|error| Err(Failure::from(Refusal::of(error, &kind, &name)?)))?;
-    info!(%kind, namespace, name, resource_version = applied.resource_version(), "applied");
-    Ok((Arc::new(applied), true))
+
+    async fn write<K: Child>(
+        &mut self,
+        wanted: K,
+        live: Live<K>,
+        origin: Option<String>,
+    ) -> Result<(Arc<K>, Wrote), Failure> {
+        let what = format!("{} {:?}", K::kind(&()), wanted.name_any());
+        let written = write::write(self.ctx, self.owner, wanted, live, origin).await?;
+        match written.1 {
+            Wrote::Nothing => {}
+            Wrote::Created => self.created.push(what),
+            Wrote::Changed => self.changed.push(what),
+        }
+        Ok(written)
+    }
+
+    /// Writes the Deployment, unless that starts pods anew and others are first.
+    async fn deployment(
+        mut self,
+        wanted: Deployment,
+        live: Live<Deployment>,
+        mut origin: Origin,
+    ) -> Result<Applied, Failure> {
+        let mut rollout = None;
+        let before = live.as_deref().and_then(origin_of);
+        if let Some(live) = &live
+            && starts_pods_anew(before.as_ref(), &origin, &wanted, live)
+        {
+            let cause = origin.cause(before.as_ref(), &wanted, live);
+            if cause.is_the_users() {
+                throttle::forget(self.ctx, self.owner);
+            } else {
+                let wave = origin.wave(cause);
+                let answer = throttle::ask(self.ctx, self.owner, &wave);
+                if answer != Answer::Go {
+                    let deployment = self.scale(&wanted, live).await?;
+                    return Ok(self.done(
+                        deployment,
+                        Wrote::Nothing,
+                        None,
+                        Some(Held { cause, answer }),
+                    ));
+                }
+                origin.wave = Some(wave);
+            }
+            rollout = Some(cause);
+        } else {
+            origin.wave = before.and_then(|before| before.wave);
+        }
+        let written = Box::pin(self.write(wanted, live, Some(origin.to_string()))).await?;
+        let (deployment, wrote) = written;
+        Ok(self.done(deployment, wrote, rollout, None))
+    }
+
+    /// The number of pods is not held up by what holds up their template.
+    async fn scale(
+        &mut self,
+        wanted: &Deployment,
+        live: &Arc<Deployment>,
+    ) -> Result<Arc<Deployment>, Failure> {
+        let replicas =
+            |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas);
+        if replicas(wanted) == replicas(live) {
+            return Ok(Arc::clone(live));
+        }
+        let (kind, name) = (Deployment::kind(&()), live.name_any());
+        let namespace = live.namespace().unwrap_or_default();
+        let api = Api::<Deployment>::namespaced(self.ctx.client.clone(), &namespace);
+        let parameters = PatchParams {
+            field_manager: Some(api::contract::FIELD_MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({
+            "metadata": { "uid": live.uid(), "resourceVersion": live.resource_version() },
+            "spec": { "replicas": replicas(wanted) },
+        }));
+        let scaled = api.patch(&name, &parameters, &patch);
+        let scaled = self.ctx.calls.write("patch", &kind, &name, scaled).await;
+        let scaled = scaled.map_err(|error| Failure::of("patch", error, &kind, &name))?;
+        info!(%kind, namespace, name, replicas = replicas(wanted), "scaled");
+        self.changed.push(format!("{kind} {name:?}"));
+        Ok(Arc::new(scaled))
+    }
+
+    fn done(
+        self,
+        deployment: Arc<Deployment>,
+        wrote: Wrote,
+        rollout: Option<Cause>,
+        held: Option<Held>,
+    ) -> Applied {
+        let Self { created, changed, .. } = self;
+        Applied { deployment, wrote, rollout, held, created, changed, deleted: Vec::new() }
+    }
 }
 
-fn to_json(object: &impl Serialize) -> Value {
-    serde_json::to_value(object).expect("Kubernetes objects are made of JSON")
-}
-
-/// Tells two wanted objects apart; keys are sorted, so the same object has the same one.
-fn fingerprint(wanted: &Value) -> String {
-    let digest = Sha256::digest(wanted.to_string());
-    digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+/// Whether the pods come out other than they were applied last. What a hand has changed in the live
+/// template is not that, but put right at once.
+fn starts_pods_anew(
+    before: Option<&Origin>,
+    now: &Origin,
+    wanted: &Deployment,
+    live: &Deployment,
+) -> bool {
+    if let Some(before) = before {
+        return !now.has_same_pods(before);
+    }
+    // From before origins were noted.
+    let template = |deployment| to_json(deployment)["spec"]["template"].take();
+    !drift::holds(&template(wanted), &template(live))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refused(code: u16, message: &str) -> Result<Refusal, Error> {
+    fn sorted(code: u16, message: &str) -> Failure {
         let status = kube::core::Status { code, message: message.to_owned(), ..Default::default() };
         let source = Box::new(kube::Error::Api(Box::new(status)));
         let error =
             Error::Call { verb: "apply", kind: "Deployment".into(), name: "a".into(), source };
-        Refusal::of(error, "Deployment", "a")
+        Failure::of("patch", error, "Deployment", "a")
+    }
+
+    fn reason(failure: &Failure) -> Option<&'static str> {
+        match failure {
+            Failure::Refused(refusal) => Some(refusal.reason()),
+            _ => None,
+        }
     }
 
     #[test]
     fn what_a_retry_cannot_cure_is_a_refusal() {
-        assert_eq!(refused(422, "bad image").unwrap().reason(), "Rejected");
-        assert_eq!(refused(500, "x: field not declared in schema").unwrap().reason(), "Rejected");
-        assert_eq!(refused(403, "no").unwrap().reason(), "Forbidden");
-        assert!(refused(500, "etcd is gone").is_err());
-        assert!(refused(409, "conflict").is_err());
+        assert_eq!(reason(&sorted(422, "bad image")), Some("Rejected"));
+        assert_eq!(reason(&sorted(500, "x: field not declared in schema")), Some("Rejected"));
+        assert_eq!(reason(&sorted(403, "no")), Some("Forbidden"));
+        assert_eq!(reason(&sorted(500, "etcd is gone")), None);
+        assert_eq!(reason(&sorted(409, "conflict")), None);
+    }
+
+    #[test]
+    fn a_missing_right_is_named_by_verb_and_kind() {
+        let said = sorted(403, "no").to_string();
+        assert!(said.contains("may not patch Deployment \"a\""), "{said}");
     }
 }

@@ -1,26 +1,23 @@
 //! The operator's configuration: code defaults, then the ConfigMap, then the environment.
 
+mod duration;
+mod live;
+mod merge;
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use api::Chain;
-use figment::Figment;
-use figment::providers::Serialized;
-use k8s_openapi::api::core::v1::ConfigMap;
-use kube::{Api, Client};
+use api::contract::ProxyKind;
+use api::environment::value;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
-use tracing::{info, warn};
+use translate::settings::{Address, Images, Proxy, Rbac, Selector, Switch};
 
-use crate::error;
+pub(crate) use self::live::{Live, Source, open};
 
 const CONFIG_MAP_DEFAULT: &str = "cloudstate-operator-config";
 const CONFIG_MAP_KEY: &str = "config.yaml";
 const ENV_PREFIX: &str = "CLOUDSTATE_OPERATOR__";
-/// The ConfigMap is asked for this often before we give up and let the kubelet start us again.
-const ATTEMPTS: u32 = 12;
-const RETRY_DELAY: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -30,16 +27,22 @@ pub(crate) enum Error {
     NoNamespace,
     #[error("environment variable {name} is not UTF-8")]
     NotUtf8 { name: String },
-    #[error("ConfigMap {name:?} in namespace {namespace:?} cannot be read")]
-    Unreadable { name: String, namespace: String, source: Box<error::Error> },
+    #[error(
+        "ConfigMap {name:?} in namespace {namespace:?} cannot be read: let the operator's service account list and watch it"
+    )]
+    Unreadable {
+        name: String,
+        namespace: String,
+        source: Option<Box<kube::runtime::watcher::Error>>,
+    },
     #[error("ConfigMap {name:?} in namespace {namespace:?}, key {CONFIG_MAP_KEY:?} is not YAML")]
     NotYaml { name: String, namespace: String, source: Box<serde_saphyr::Error> },
     #[error(
         "configuration from ConfigMap {name:?} in namespace {namespace:?} and variables {ENV_PREFIX}*"
     )]
     Refused { name: String, namespace: String, source: Box<figment::Error> },
-    #[error("{key} is {value}: set it to {wanted}")]
-    OutOfRange { key: &'static str, value: String, wanted: &'static str },
+    #[error("{}", .0.join("; "))]
+    OutOfRange(Vec<String>),
 }
 
 /// What only the environment can say.
@@ -97,190 +100,182 @@ fn variable(name: &'static str) -> Result<Option<String>, Error> {
 
 /// The effective settings. Keys are spelled as in the ConfigMap.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Settings {
     pub(crate) admin: Admin,
-    /// How many services may be reconciled at the same time.
+    /// How many services of one watch may be reconciled at the same time.
     pub(crate) concurrency: u16,
+    /// Whether replicas of the operator agree on one that writes.
+    pub(crate) leader_election: bool,
+    pub(crate) log: Log,
+    /// Keys of a service that its objects do not get; see [`translate::Settings`] for this and for
+    /// what is named like there.
+    pub(crate) excluded_annotations: Vec<String>,
+    pub(crate) monitoring_namespaces: BTreeMap<String, String>,
+    pub(crate) network_policy: Switch,
+    pub(crate) passivation_timeout: Option<String>,
     pub(crate) proxy: Proxy,
+    pub(crate) rbac: Rbac,
+    /// After so long everything is looked at again, in case that something was missed.
+    #[serde(with = "duration")]
+    pub(crate) resync: Duration,
+    pub(crate) rollout: Rollout,
+    pub(crate) selector: Selector,
+    pub(crate) service: Address,
+    /// Whether Secrets that stores name are read.
+    pub(crate) validate_secrets: Switch,
+    pub(crate) watch: Watch,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+#[serde(rename_all = "kebab-case")]
 pub(crate) struct Admin {
-    /// Where the probes are answered.
+    /// Where probes and metrics are answered.
     pub(crate) listen: SocketAddr,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Proxy {
-    pub(crate) image: Images,
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Log {
+    /// What is logged, in the words of `RUST_LOG`, which wins.
+    pub(crate) level: String,
+    pub(crate) format: LogFormat,
 }
 
-/// The sidecar's image by store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+/// How fast a change that is about many services reaches them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub(crate) struct Images {
-    pub(crate) no_store: String,
-    pub(crate) in_memory: String,
-    pub(crate) postgres: String,
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Rollout {
+    /// How many Deployments may be under way at once.
+    pub(crate) max_concurrent: u16,
+    /// How long to wait between two starts.
+    #[serde(with = "duration")]
+    pub(crate) interval: Duration,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Watch {
+    /// Namespaces to work in; `*` among them means all.
+    pub(crate) namespaces: Vec<String>,
+}
+
+impl Watch {
+    /// Every namespace that is watched by itself; nothing when all are watched at once.
+    pub(crate) fn listed(&self) -> Option<&[String]> {
+        (!self.namespaces.iter().any(|name| name == "*")).then_some(&self.namespaces)
+    }
+}
+
+impl Settings {
+    /// Those that reach into objects.
+    pub(crate) fn for_objects(&self, operator_namespace: &str) -> translate::Settings {
+        translate::Settings {
+            proxy: self.proxy.clone(),
+            selector: self.selector,
+            rbac: self.rbac,
+            service: self.service,
+            network_policy: self.network_policy,
+            monitoring_namespaces: self.monitoring_namespaces.clone(),
+            passivation_timeout: self.passivation_timeout.clone(),
+            excluded_annotations: self.excluded_annotations.clone(),
+            operator_namespace: operator_namespace.to_owned(),
+        }
+    }
+
+    /// Whether some service may have a proxy made of jars, which needs rights in its namespace.
+    pub(crate) fn has_jvm(&self) -> bool {
+        self.proxy.image.jvm.is_some()
+    }
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        let image = concat!("localhost/cloudstate/sidecar:", env!("CARGO_PKG_VERSION"));
+        let translate::Settings {
+            proxy,
+            selector,
+            rbac,
+            service,
+            network_policy,
+            monitoring_namespaces,
+            passivation_timeout,
+            excluded_annotations,
+            operator_namespace: _,
+        } = translate::Settings::default();
         Self {
             admin: Admin { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) },
             concurrency: 16,
-            proxy: Proxy {
-                image: Images {
-                    no_store: image.to_owned(),
-                    in_memory: image.to_owned(),
-                    postgres: image.to_owned(),
-                },
-            },
+            leader_election: true,
+            log: Log { level: "info".to_owned(), format: LogFormat::Json },
+            excluded_annotations,
+            monitoring_namespaces,
+            network_policy,
+            passivation_timeout,
+            proxy,
+            rbac,
+            resync: Duration::from_mins(10),
+            rollout: Rollout { max_concurrent: 10, interval: Duration::from_secs(2) },
+            selector,
+            service,
+            validate_secrets: Switch::Off,
+            watch: Watch { namespaces: vec!["*".to_owned()] },
         }
     }
 }
 
-/// Reads the ConfigMap and lays everything over each other.
-pub(crate) async fn load(client: &Client, environment: &Environment) -> Result<Settings, Error> {
-    let text = read_config_map(client, environment).await?;
-    merge(environment, text.as_deref())
-}
-
-async fn read_config_map(
-    client: &Client,
-    environment: &Environment,
-) -> Result<Option<String>, Error> {
-    let Environment { namespace, config_map: name, .. } = environment;
-    let api = Api::<ConfigMap>::namespaced(client.clone(), namespace);
-    let mut attempt = 1;
-    let found = loop {
-        match error::call("get", "ConfigMap", name, api.get_opt(name)).await {
-            Ok(found) => break found,
-            Err(source) if attempt == ATTEMPTS => {
-                let (name, namespace) = (name.clone(), namespace.clone());
-                return Err(Error::Unreadable { name, namespace, source: Box::new(source) });
-            }
-            Err(error) => {
-                warn!(attempt, error = %Chain(&error), "configuration cannot be read yet");
-            }
-        }
-        attempt += 1;
-        tokio::time::sleep(RETRY_DELAY).await;
-    };
-    let text = found.and_then(|found| found.data).and_then(|mut data| data.remove(CONFIG_MAP_KEY));
-    if text.is_none() {
-        info!(
-            namespace,
-            name,
-            key = CONFIG_MAP_KEY,
-            "no configuration in ConfigMap: defaults are used"
-        );
-    }
-    Ok(text)
-}
-
-fn merge(environment: &Environment, text: Option<&str>) -> Result<Settings, Error> {
-    let Environment { namespace, config_map: name, settings: overrides, .. } = environment.clone();
-    let mut figment = Figment::from(Serialized::defaults(Settings::default()));
-    if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
-        let value: Value = match serde_saphyr::from_str(text) {
-            Ok(value) => value,
-            Err(source) => {
-                return Err(Error::NotYaml { name, namespace, source: Box::new(source) });
-            }
-        };
-        figment = figment.merge(Serialized::defaults(value));
-    }
-    for (path, value) in overrides {
-        let Ok(value) = value.parse::<figment::value::Value>();
-        figment = figment.merge(Serialized::default(&path, value));
-    }
-    let settings: Settings = figment.extract().map_err(|source| Error::Refused {
-        name,
-        namespace,
-        source: Box::new(source),
-    })?;
-    check(&settings)?;
-    Ok(settings)
-}
-
+/// Everything that the types let through and that cannot be used.
 fn check(settings: &Settings) -> Result<(), Error> {
-    if settings.concurrency == 0 {
-        let value = settings.concurrency.to_string();
-        return Err(Error::OutOfRange { key: "concurrency", value, wanted: "1 or more" });
-    }
-    let Images { no_store, in_memory, postgres } = &settings.proxy.image;
+    let mut problems = Vec::new();
+    let mut refuse = |key: &str, value: String, wanted: &str| {
+        problems.push(format!("{key} is {value}: set it to {wanted}"));
+    };
+    let Images { no_store, in_memory, postgres, cassandra, jvm } = &settings.proxy.image;
     for (key, image) in [
-        ("proxy.image.no-store", no_store),
-        ("proxy.image.in-memory", in_memory),
-        ("proxy.image.postgres", postgres),
+        ("proxy.image.no-store", Some(no_store)),
+        ("proxy.image.in-memory", Some(in_memory)),
+        ("proxy.image.postgres", Some(postgres)),
+        ("proxy.image.cassandra", Some(cassandra)),
+        ("proxy.image.jvm", jvm.as_ref()),
     ] {
-        if image.trim().is_empty() {
-            return Err(Error::OutOfRange { key, value: format!("{image:?}"), wanted: "an image" });
+        if let Some(image) = image.filter(|image| image.trim().is_empty()) {
+            refuse(key, format!("{image:?}"), "an image");
         }
     }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn merged_under(
-        variables: &[(&str, &str)],
-        text: Option<&str>,
-    ) -> Result<Settings, Box<Error>> {
-        let settings = variables
-            .iter()
-            .map(|(name, value)| (setting(name).unwrap(), (*value).to_owned()))
-            .collect();
-        let environment = Environment {
-            namespace: "cloudstate".to_owned(),
-            config_map: "config".to_owned(),
-            identity: "operator".to_owned(),
-            settings,
-        };
-        merge(&environment, text).map_err(Box::new)
+    for (key, value) in [
+        ("concurrency", settings.concurrency),
+        ("rollout.max-concurrent", settings.rollout.max_concurrent),
+    ] {
+        if value == 0 {
+            refuse(key, value.to_string(), "1 or more");
+        }
     }
-
-    fn merged(text: Option<&str>) -> Result<Settings, Box<Error>> {
-        merged_under(&[], text)
+    if settings.proxy.kind == ProxyKind::Jvm && !settings.has_jvm() {
+        let wanted = "native, or set proxy.image.jvm to the image of such a proxy";
+        refuse("proxy.kind", "\"jvm\"".to_owned(), wanted);
     }
-
-    fn refusal(text: &str) -> String {
-        let error = merged(Some(text)).unwrap_err();
-        Chain(&*error).to_string()
+    if let Some(timeout) = &settings.passivation_timeout
+        && value::duration(timeout).is_err()
+    {
+        refuse("passivation-timeout", format!("{timeout:?}"), "a duration, such as 30s");
     }
-
-    #[test]
-    fn defaults_hold_without_configuration() {
-        assert_eq!(merged(None).unwrap(), Settings::default());
-        assert_eq!(merged(Some("\n")).unwrap(), Settings::default());
+    if settings.resync < Duration::from_secs(1) {
+        refuse("resync", format!("{:?}", settings.resync), "1s or more");
     }
-
-    #[test]
-    fn the_environment_wins_over_the_config_map() {
-        let text = "concurrency: 3\nproxy:\n  image:\n    no-store: a:1\n    in-memory: a:1\n";
-        let variables = [
-            ("CLOUDSTATE_OPERATOR__PROXY__IMAGE__NO_STORE", "b:2"),
-            ("CLOUDSTATE_OPERATOR__ADMIN__LISTEN", "127.0.0.1:0"),
-        ];
-        let settings = merged_under(&variables, Some(text)).unwrap();
-        assert_eq!(settings.proxy.image.no_store, "b:2");
-        assert_eq!(settings.proxy.image.in_memory, "a:1");
-        assert_eq!(settings.concurrency, 3);
-        assert_eq!(settings.admin.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
+    if settings.watch.namespaces.iter().all(|name| name.trim().is_empty()) {
+        let value = format!("{:?}", settings.watch.namespaces);
+        refuse("watch.namespaces", value, "names of namespaces, or to [\"*\"] for all");
     }
-
-    #[test]
-    fn refusals_name_the_key() {
-        assert!(refusal("proxy:\n  imaeg: {}\n").contains("imaeg"));
-        assert!(refusal("concurrency: 0\n").contains("concurrency is 0"));
-        assert!(refusal("concurrency: many\n").contains("concurrency"));
-        assert!(refusal("proxy: [").contains("ConfigMap \"config\""));
+    let level = &settings.log.level;
+    if crate::telemetry::filter(level).is_none() {
+        let wanted = "error, warn, info, debug or trace, or to more in the words of RUST_LOG";
+        refuse("log.level", format!("{level:?}"), wanted);
     }
+    if problems.is_empty() { Ok(()) } else { Err(Error::OutOfRange(problems)) }
 }

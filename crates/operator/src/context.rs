@@ -1,30 +1,64 @@
 //! What every reconcile has at hand.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use api::contract::annotation;
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{Pod, Service};
-use kube::Client;
-use kube::runtime::events::Recorder;
-use kube::runtime::reflector::Store;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::PartialObjectMeta;
+use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
-/// Retries start after a second and double up to this.
-const RETRY_DELAY_MAX: Duration = Duration::from_mins(1);
+use crate::calls::Calls;
+use crate::config::Live;
+use crate::leadership::Leadership;
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::readiness::Readiness;
+use crate::throttle::Throttle;
 
-pub(crate) struct Context {
+/// Retries start after a second and double up to this.
+const RETRY_DELAY_MAX: Duration = Duration::from_mins(5);
+
+/// What all of the operator shares.
+pub(crate) struct Shared {
     pub(crate) client: Client,
-    pub(crate) settings: translate::Settings,
-    pub(crate) caches: Caches,
-    pub(crate) recorder: Recorder,
+    pub(crate) calls: Calls,
+    pub(crate) publisher: Publisher,
+    pub(crate) live: Live,
+    /// The operator's own namespace.
+    pub(crate) namespace: String,
+    pub(crate) leadership: Leadership,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
     pub(crate) pace: Pace,
+    pub(crate) throttle: Mutex<Throttle>,
 }
 
-/// What is watched. Complete before the first reconcile.
+/// What the reconciles of one scope share.
+pub(crate) struct Context {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) caches: Caches,
+}
+
+impl Deref for Context {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+/// What is watched. Complete before the first reconcile; what the settings have no use for is empty.
 #[derive(Clone)]
 pub(crate) struct Caches {
     pub(crate) services: Store<StatefulService>,
@@ -32,25 +66,66 @@ pub(crate) struct Caches {
     pub(crate) deployments: Store<Deployment>,
     pub(crate) addresses: Store<Service>,
     pub(crate) pods: Store<Pod>,
+    pub(crate) budgets: Store<PodDisruptionBudget>,
+    pub(crate) policies: Store<NetworkPolicy>,
+    pub(crate) accounts: Store<ServiceAccount>,
+    pub(crate) roles: Store<Role>,
+    pub(crate) bindings: Store<RoleBinding>,
+    pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
+    pub(crate) namespaces: Store<PartialObjectMeta<Namespace>>,
+}
+
+impl Caches {
+    /// Whether an annotation keeps us out of that namespace.
+    pub(crate) fn is_opted_out(&self, namespace: &str) -> bool {
+        let found = self.namespaces.get(&ObjectRef::new(namespace));
+        found.is_some_and(|found| {
+            found.annotations().get(annotation::WATCH).map(String::as_str)
+                == Some(annotation::WATCH_DISABLED)
+        })
+    }
+
+    /// The services of that namespace that name that store.
+    pub(crate) fn dependents(
+        &self,
+        store: &str,
+        namespace: Option<&str>,
+    ) -> Vec<Arc<StatefulService>> {
+        self.services.state_filter(|service| {
+            service.metadata.namespace.as_deref() == namespace
+                && service.spec.datastore.as_ref().is_some_and(|datastore| datastore.name == store)
+        })
+    }
 }
 
 /// How often each object failed in a row, by uid.
 #[derive(Debug, Default)]
-pub(crate) struct Failures(Mutex<HashMap<String, u32>>);
+pub(crate) struct Failures(Mutex<HashMap<String, (Option<i64>, u32)>>);
 
 impl Failures {
-    /// Counts one more, and says how long to wait.
-    pub(crate) fn next_delay(&self, uid: &str) -> Duration {
+    /// Counts one more for that generation, and says how long to wait.
+    pub(crate) fn next_delay(&self, uid: &str, generation: Option<i64>) -> Duration {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(uid.to_owned()).or_default();
-        let delay = Duration::from_secs(1 << (*count).min(6)).min(RETRY_DELAY_MAX);
+        let (failed, count) = counts.entry(uid.to_owned()).or_default();
+        if *failed != generation {
+            (*failed, *count) = (generation, 0);
+        }
+        let delay = Duration::from_secs(1 << (*count).min(9)).min(RETRY_DELAY_MAX);
         *count = count.saturating_add(1);
-        delay
+        // Not all that failed together is tried again together.
+        delay.mul_f64(1.0 - 0.25 * spread(uid, *count))
     }
 
     pub(crate) fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
     }
+}
+
+/// A number from 0 to 1 that depends on the object and on how often it was asked for.
+pub(crate) fn spread(uid: &str, round: u32) -> f64 {
+    let bytes = uid.bytes().map(u32::from).chain([round]);
+    let sum = bytes.fold(2_166_136_261_u32, |sum, byte| (sum ^ byte).wrapping_mul(16_777_619));
+    f64::from(sum) / f64::from(u32::MAX)
 }
 
 /// How many writes one object may take. More means that somebody else keeps changing it back, such
@@ -91,9 +166,14 @@ mod tests {
     #[test]
     fn delays_double_up_to_a_bound_and_start_over() {
         let failures = Failures::default();
-        let delays: Vec<_> = (0..8).map(|_| failures.next_delay("a").as_secs()).collect();
-        assert_eq!(delays, [1, 2, 4, 8, 16, 32, 60, 60]);
+        for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
+            let expected = Duration::from_secs(expected);
+            let delay = failures.next_delay("a", Some(1));
+            assert!(delay <= expected && delay >= expected.mul_f64(0.75), "{delay:?}");
+        }
+        assert!(failures.next_delay("a", Some(2)) <= Duration::from_secs(1));
+        failures.next_delay("a", Some(2));
         failures.forget("a");
-        assert_eq!(failures.next_delay("a").as_secs(), 1);
+        assert!(failures.next_delay("a", Some(2)) <= Duration::from_secs(1));
     }
 }

@@ -7,9 +7,11 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
-use translate::{Inputs, Observed};
+use translate::{Inputs, Observed, Plan};
 
+use crate::apply::child::is_owned_by;
 use crate::context::Caches;
+use crate::origin::fingerprint;
 
 pub(crate) fn inputs(caches: &Caches, service: &StatefulService) -> Inputs {
     let namespace = service.namespace().unwrap_or_default();
@@ -27,7 +29,7 @@ pub(crate) fn deployment(caches: &Caches, service: &StatefulService) -> Option<A
     let namespace = service.namespace().unwrap_or_default();
     let found = caches.deployments.get(&ObjectRef::new(&name).within(&namespace))?;
     let uid = service.uid()?;
-    crate::apply::is_owned_by(&found.metadata, &uid).then_some(found)
+    is_owned_by(&found.metadata, &uid).then_some(found)
 }
 
 /// The service's pods as last seen.
@@ -38,4 +40,20 @@ pub(crate) fn pods(caches: &Caches, service: &StatefulService) -> Vec<Arc<Pod>> 
         pod.metadata.namespace == namespace
             && wanted.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
     })
+}
+
+/// Tells the Secrets of the service's store from what they were before, as far as they are watched.
+pub(crate) fn secret_hash(
+    caches: &Caches,
+    service: &StatefulService,
+    plan: &Plan,
+) -> Option<String> {
+    let namespace = service.namespace().unwrap_or_default();
+    let names = plan.store()?.store.secrets();
+    let watched = names.keys().filter_map(|name| {
+        let found = caches.secrets.get(&ObjectRef::new(name).within(&namespace))?;
+        Some((name.to_string(), found.uid(), found.resource_version()))
+    });
+    let watched: Vec<_> = watched.collect();
+    (!watched.is_empty()).then(|| fingerprint(&watched))
 }

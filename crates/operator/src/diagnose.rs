@@ -27,6 +27,8 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 pub(crate) struct Diagnosis {
     pub(crate) reason: String,
     pub(crate) message: String,
+    /// Whether it stays until somebody changes something.
+    pub(crate) is_stuck: bool,
 }
 
 /// How sure we are. More than one pod may be unready, and the surest finding is shown.
@@ -63,7 +65,8 @@ pub(crate) fn diagnose(pods: &[Arc<Pod>], answers: &BTreeMap<String, Answer>) ->
         .collect();
     // Stable, and pods are sorted by name: the same pod is shown every time.
     findings.sort_by_key(|(certainty, _)| std::cmp::Reverse(*certainty));
-    findings.into_iter().next().map(|(_, diagnosis)| diagnosis)
+    let (certainty, diagnosis) = findings.into_iter().next()?;
+    Some(Diagnosis { is_stuck: certainty == Certainty::Stuck, ..diagnosis })
 }
 
 /// Pods of the newest template that are not ready and not about to go, sorted by name.
@@ -172,7 +175,8 @@ fn is_reason(text: &str) -> bool {
 }
 
 fn diagnosis(reason: &str, message: &str) -> Diagnosis {
-    Diagnosis { reason: reason.to_owned(), message: tidy(message, MESSAGE_BYTES_MAX) }
+    let message = tidy(message, MESSAGE_BYTES_MAX);
+    Diagnosis { reason: reason.to_owned(), message, is_stuck: false }
 }
 
 #[cfg(test)]

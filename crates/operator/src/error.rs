@@ -1,6 +1,5 @@
 //! What can go wrong between us and the API server.
 
-use std::future::Future;
 use std::time::Duration;
 
 /// How long a single call may take.
@@ -13,6 +12,8 @@ pub(crate) enum Error {
     Call { verb: &'static str, kind: String, name: String, source: Box<kube::Error> },
     #[error("no answer after {CALL_TIMEOUT:?} when trying to {verb} {kind} {name:?}")]
     Timeout { verb: &'static str, kind: String, name: String },
+    #[error("another operator leads, so this one does not {verb} {kind} {name:?}")]
+    NotLeading { verb: &'static str, kind: String, name: String },
     #[error(
         "{kind} {name:?} is changed back as soon as it is put right: look for a second operator or another tool that writes it"
     )]
@@ -27,22 +28,31 @@ impl Error {
                 kube::Error::Api(status) => Some(status),
                 _ => None,
             },
-            Self::Timeout { .. } | Self::Contended { .. } => None,
+            Self::Timeout { .. } | Self::NotLeading { .. } | Self::Contended { .. } => None,
         }
     }
-}
 
-/// Does one call, not for longer than [`CALL_TIMEOUT`].
-pub(crate) async fn call<T>(
-    verb: &'static str,
-    kind: &str,
-    name: &str,
-    call: impl Future<Output = kube::Result<T>>,
-) -> Result<T, Error> {
-    let (kind, name) = (kind.to_owned(), name.to_owned());
-    match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(source)) => Err(Error::Call { verb, kind, name, source: Box::new(source) }),
-        Err(_) => Err(Error::Timeout { verb, kind, name }),
+    /// Whether the object is another than the call was meant for.
+    pub(crate) fn is_conflict(&self) -> bool {
+        self.refusal().is_some_and(|status| status.code == 409)
+    }
+
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.refusal().is_some_and(|status| status.code == 404)
+    }
+
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.refusal().is_some_and(|status| status.code == 403)
+    }
+
+    /// One word for metrics.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Call { .. } if self.refusal().is_some() => "refused",
+            Self::Call { .. } => "unreachable",
+            Self::Timeout { .. } => "timeout",
+            Self::NotLeading { .. } => "not_leading",
+            Self::Contended { .. } => "contended",
+        }
     }
 }

@@ -7,6 +7,8 @@
 mod admin;
 mod apply;
 mod ask;
+mod budget;
+mod calls;
 mod client;
 mod config;
 mod context;
@@ -15,13 +17,25 @@ mod dereference;
 mod diagnose;
 mod drift;
 mod error;
+mod leadership;
+mod lease;
+mod metrics;
+mod origin;
+mod publish;
+mod readiness;
 mod report;
+mod scope;
+mod scopes;
 mod status;
 mod telemetry;
 mod text;
+mod throttle;
+mod trigger;
 mod watch;
 
+use std::future::Future;
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use api::Chain;
@@ -32,7 +46,14 @@ use tracing::{error, info};
 
 pub use crate::client::connect;
 pub use crate::config::Environment;
-use crate::config::Settings;
+
+use crate::calls::Calls;
+use crate::config::Source;
+use crate::context::{Failures, Pace, Shared};
+use crate::leadership::{Leadership, elect};
+use crate::metrics::Metrics;
+use crate::publish::Publisher;
+use crate::readiness::Readiness;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,39 +151,84 @@ pub async fn run_with(
     environment: Environment,
     shutdown: CancellationToken,
 ) -> Result<(), Error> {
-    let settings = tokio::select! {
+    let metrics = Metrics::new();
+    // What it says before it leads is about itself.
+    let unguarded = Publisher::new(client.clone(), Calls::new(Leadership::forever()));
+    let source = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
-        settings = config::load(&client, &environment) => settings?,
+        source = config::open(client.clone(), environment.clone(), metrics.clone(), &unguarded) => {
+            source?
+        }
     };
-    info!(settings = ?settings, namespace = environment.namespace, "configured");
-    serve(client, settings, shutdown).await.map_err(|error| Error::Failed(error.into()))
+    serve(client, environment, source, metrics, shutdown)
+        .await
+        .map_err(|error| Error::Failed(error.into()))
 }
 
 async fn serve(
     client: kube::Client,
-    settings: Settings,
+    environment: Environment,
+    source: Source,
+    metrics: Metrics,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let admin = admin::Admin::bind(settings.admin.listen).await?;
-    let ready = admin.readiness();
-    // Dropped, the set ends what is in it.
-    let mut admins = JoinSet::new();
-    admins.spawn(admin.serve(shutdown.clone()));
+    let live = source.live();
+    let settings = live.now();
+    let readiness = Readiness::default();
+    let admin =
+        admin::Admin::bind(settings.admin.listen, readiness.clone(), metrics.clone()).await?;
+    let leadership =
+        if settings.leader_election { Leadership::none() } else { Leadership::forever() };
+    let calls = Calls::new(leadership.clone());
+    let publisher = Publisher::new(client.clone(), calls.clone());
 
-    let work = controller::run(client, settings, ready, shutdown.clone());
+    // Dropped, the set ends what is in it.
+    let mut aside = JoinSet::new();
+    aside.spawn(admin.serve(shutdown.clone()));
+    aside.spawn(until(shutdown.clone(), source.follow(publisher.clone())));
+    let leadership_metrics = metrics.clone();
+    aside.spawn(until(
+        shutdown.clone(),
+        leadership.clone().tell(move |leads| leadership_metrics.leads(leads)),
+    ));
+    let done = CancellationToken::new();
+    if settings.leader_election {
+        let Environment { namespace, identity, .. } = environment.clone();
+        aside.spawn(elect(client.clone(), namespace, identity, leadership.clone(), done.clone()));
+    }
+    let shared = Arc::new(Shared {
+        client,
+        calls,
+        publisher,
+        live,
+        namespace: environment.namespace,
+        leadership,
+        readiness,
+        metrics,
+        failures: Failures::default(),
+        pace: Pace::default(),
+        throttle: Mutex::default(),
+    });
+    let work = scopes::run(&shared, &shutdown);
     tokio::pin!(work);
     let result = tokio::select! {
         biased;
         ended = &mut work => ended,
-        // The controllers may wait for what never becomes ready, so they get a deadline.
+        // What is being done may wait for what never comes, so it gets a deadline.
         () = drained(&shutdown) => Ok(()),
     };
     shutdown.cancel();
-    while let Some(ended) = admins.join_next().await {
+    // Only now may another lead.
+    done.cancel();
+    while let Some(ended) = aside.join_next().await {
         ended?;
     }
     result
+}
+
+async fn until(stop: CancellationToken, work: impl Future<Output = ()>) {
+    stop.run_until_cancelled(work).await;
 }
 
 async fn drained(shutdown: &CancellationToken) {

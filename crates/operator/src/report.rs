@@ -4,28 +4,38 @@ use std::fmt::Debug;
 
 use api::condition::{find, kind, reason};
 use api::contract::{self, FIELD_MANAGER};
-use api::{Chain, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
+use api::{StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::{Patch, PatchParams};
-use kube::runtime::events::{Event, EventType};
+use kube::runtime::events::EventType;
 use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::info;
 use translate::Warning;
 
+use crate::apply::Applied;
 use crate::context::Context;
-use crate::error::{Error, call};
-use crate::text::cut;
+use crate::error::Error;
 
-/// The API server takes no longer notes.
-const NOTE_BYTES_MAX: usize = 1024;
+/// Every type of condition that we write.
+const OURS: [&str; 9] = [
+    kind::READY,
+    kind::STATEFUL_STORE_VALID,
+    kind::RESOURCES_AVAILABLE,
+    kind::PROGRESSING,
+    kind::STALLED,
+    kind::RECONCILING,
+    kind::REPLICAS_PINNED,
+    kind::CONFIGURATION_DEPRECATED,
+    kind::AUTOSCALING_ACTIVE,
+];
 
 /// A kind whose status we write.
 pub(crate) trait Reported:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + Debug + DeserializeOwned + Send
 {
     type Status: Serialize + Clone + Default + PartialEq;
 
@@ -66,9 +76,7 @@ pub(crate) async fn report<K: Reported>(
     let mut previous = object.status().cloned().unwrap_or_default();
     let mut current = status.clone();
     // Conditions that others keep on the object are theirs, and the order means nothing.
-    let ours: Vec<String> =
-        K::conditions(&mut current).iter().map(|each| each.type_.clone()).collect();
-    K::conditions(&mut previous).retain(|each| ours.contains(&each.type_));
+    K::conditions(&mut previous).retain(|each| OURS.contains(&each.type_.as_str()));
     for conditions in [K::conditions(&mut previous), K::conditions(&mut current)] {
         conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     }
@@ -76,17 +84,38 @@ pub(crate) async fn report<K: Reported>(
         return Ok(());
     }
     write(ctx, object, &status).await?;
-    for event in turned(K::conditions(&mut previous), K::conditions(&mut current)) {
-        publish(ctx, object, event).await;
+    let about = object.object_ref(&());
+    for Turn { type_, reason, note } in
+        turned(K::conditions(&mut previous), K::conditions(&mut current))
+    {
+        ctx.publisher.publish(&about, type_, &reason, &note).await;
     }
     Ok(())
+}
+
+/// Tells what was done to the objects.
+pub(crate) async fn tell_of(ctx: &Context, service: &StatefulService, applied: &Applied) {
+    let about = service.object_ref(&());
+    for (reason, objects) in [
+        ("Created", &applied.created),
+        ("Applied", &applied.changed),
+        ("Deleted", &applied.deleted),
+    ] {
+        if !objects.is_empty() {
+            ctx.publisher.tell(&about, reason, &objects.join(", ")).await;
+        }
+    }
+    if let Some(cause) = applied.rollout {
+        let deployment = applied.deployment.name_any();
+        let note = format!("Deployment {deployment:?} starts its pods anew: {cause}");
+        ctx.publisher.tell(&about, "RolloutStarted", &note).await;
+    }
 }
 
 /// Tells what was decided otherwise than the spec says.
 pub(crate) async fn warn_of(ctx: &Context, service: &StatefulService, warnings: &[Warning]) {
     for warning in warnings {
-        let event = event(EventType::Warning, warning.reason, &warning.message);
-        publish(ctx, service, event).await;
+        ctx.publisher.warn(&service.object_ref(&()), warning.reason, &warning.message).await;
     }
 }
 
@@ -96,18 +125,21 @@ async fn write<K: Reported>(ctx: &Context, object: &K, status: &K::Status) -> Re
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": kind,
-        "metadata": { "name": name, "uid": object.uid() },
+        "metadata": {
+            "name": name, "uid": object.uid(), "resourceVersion": object.resource_version(),
+        },
         "status": status,
     });
     let api = Api::<K>::namespaced(ctx.client.clone(), &namespace);
     let parameters = PatchParams::apply(FIELD_MANAGER).force();
     let patch = Patch::Apply(&body);
-    match call("report on", &kind, &name, api.patch_status(&name, &parameters, &patch)).await {
+    let written = api.patch_status(&name, &parameters, &patch);
+    match ctx.calls.write("report on", &kind, &name, written).await {
         Ok(_) => {
             info!(%kind, namespace, name, "reported");
             Ok(())
         }
-        // Gone, or gone and come again: the watch will tell.
+        // Gone, or another than the one that was looked at: the watch will tell.
         Err(error) if error.refusal().is_some_and(|status| [404, 409].contains(&status.code)) => {
             Ok(())
         }
@@ -116,12 +148,13 @@ async fn write<K: Reported>(ctx: &Context, object: &K, status: &K::Status) -> Re
 }
 
 /// One event for each thing that a person would want to hear of.
-fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
-    let mut events: Vec<Event> = Vec::new();
+fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Turn> {
+    let mut turns: Vec<Turn> = Vec::new();
     // What is more precise comes first.
     let kinds = [
         kind::STATEFUL_STORE_VALID,
         kind::RESOURCES_AVAILABLE,
+        kind::STALLED,
         kind::REPLICAS_PINNED,
         kind::CONFIGURATION_DEPRECATED,
         kind::READY,
@@ -138,15 +171,18 @@ fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Event> {
         // Of a warning, the type is the better word than the reason.
         let (severity, word) = match kind {
             kind::REPLICAS_PINNED => (EventType::Warning, kind),
-            kind::CONFIGURATION_DEPRECATED => (EventType::Warning, now.reason.as_str()),
+            kind::STATEFUL_STORE_VALID => (EventType::Warning, reason::STORE_INVALID),
+            kind::STALLED | kind::CONFIGURATION_DEPRECATED => {
+                (EventType::Warning, now.reason.as_str())
+            }
             _ => (severity(now), now.reason.as_str()),
         };
-        let event = event(severity, word, &now.message);
-        if events.iter().all(|earlier| earlier.note != event.note) {
-            events.push(event);
+        if turns.iter().all(|earlier| earlier.note != now.message) {
+            let (reason, note) = (word.to_owned(), now.message.clone());
+            turns.push(Turn { type_: severity, reason, note });
         }
     }
-    events
+    turns
 }
 
 fn severity(condition: &Condition) -> EventType {
@@ -163,24 +199,11 @@ fn severity(condition: &Condition) -> EventType {
     }
 }
 
-fn event(type_: EventType, reason: &str, message: &str) -> Event {
-    Event {
-        type_,
-        reason: reason.to_owned(),
-        note: Some(cut(message.to_owned(), NOTE_BYTES_MAX)),
-        action: "Reconcile".to_owned(),
-        secondary: None,
-    }
-}
-
-async fn publish<K: Reported>(ctx: &Context, object: &K, event: Event) {
-    let reference = object.object_ref(&());
-    let name = object.name_any();
-    let published = ctx.recorder.publish(&event, &reference);
-    // An event that gets lost is no reason to do the work again.
-    if let Err(error) = call("publish", "Event", &name, published).await {
-        warn!(name, reason = event.reason, error = %Chain(&error), "event is lost");
-    }
+/// What is said of a condition that turned.
+struct Turn {
+    type_: EventType,
+    reason: String,
+    note: String,
 }
 
 #[cfg(test)]
@@ -201,7 +224,7 @@ mod tests {
     }
 
     fn reasons(previous: &[Condition], current: &[Condition]) -> Vec<String> {
-        turned(previous, current).into_iter().map(|event| event.reason).collect()
+        turned(previous, current).into_iter().map(|turn| turn.reason).collect()
     }
 
     #[test]
@@ -214,16 +237,8 @@ mod tests {
             condition("Ready", "True", "Available", "1 of 1 pods"),
             condition("StatefulStoreValid", "True", "StoreValid", "fine"),
         ];
-        assert_eq!(reasons(&[], &bad), ["StatefulStoreNotFound"]);
+        assert_eq!(reasons(&[], &bad), ["StoreInvalid"]);
         assert!(reasons(&bad, &bad).is_empty());
         assert_eq!(reasons(&bad, &good), ["Available"]);
-    }
-
-    #[test]
-    fn a_note_fits_into_an_event() {
-        let long = condition("Ready", "False", "UserFunctionRefused", &"ä".repeat(2000));
-        let events = turned(&[], &[long]);
-        assert!(events[0].note.as_ref().unwrap().len() <= NOTE_BYTES_MAX);
-        assert!(matches!(events[0].type_, EventType::Warning));
     }
 }

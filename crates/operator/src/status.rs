@@ -3,6 +3,7 @@
 mod rollout;
 
 use api::condition::{self, Status, Verdict, kind, reason};
+use api::contract::annotation;
 use api::{BoundStore, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
@@ -10,9 +11,10 @@ use kube::ResourceExt;
 use translate::{Plan, Problem, Problems};
 
 pub(crate) use self::rollout::Rollout;
-use crate::apply::Refusal;
+use crate::apply::{Held, Refusal};
 use crate::diagnose::Diagnosis;
 use crate::text::cut;
+use crate::throttle::Answer;
 
 const MESSAGE_BYTES_MAX: usize = 4096;
 
@@ -20,10 +22,54 @@ const MESSAGE_BYTES_MAX: usize = 4096;
 pub(crate) struct Facts<'a> {
     pub(crate) service: &'a StatefulService,
     pub(crate) plan: Result<&'a Plan, &'a Problems>,
+    /// Why nothing is changed, if somebody said so.
+    pub(crate) pause: Option<&'a Pause>,
     pub(crate) refusal: Option<&'a Refusal>,
+    /// What the Deployment waits for, if it does.
+    pub(crate) held: Option<&'a Held>,
     /// The Deployment as it is now.
     pub(crate) deployment: Option<&'a Deployment>,
     pub(crate) diagnosis: Option<&'a Diagnosis>,
+}
+
+/// Who holds everything as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Pause {
+    /// The spec of the service.
+    Service,
+    /// An annotation of its namespace.
+    Namespace(String),
+}
+
+impl Pause {
+    fn message(&self) -> String {
+        match self {
+            Self::Service => {
+                "spec.paused is true, so no object is changed: set it to false to go on".to_owned()
+            }
+            Self::Namespace(name) => format!(
+                "namespace {name:?} has the annotation {}: {}, so no object is changed: remove it to go on",
+                annotation::WATCH,
+                annotation::WATCH_DISABLED
+            ),
+        }
+    }
+}
+
+/// What a store names and is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    Secret {
+        secret: String,
+    },
+    Key {
+        secret: String,
+        key: String,
+    },
+    /// We may not look.
+    Right {
+        secret: String,
+    },
 }
 
 /// The status of a service.
@@ -33,9 +79,16 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
     let rollout = facts.deployment.map(Rollout::of);
     let ready = ready(facts, rollout.as_ref());
     let summary = summary(&ready);
-    let always = [ready, store(facts), resources(facts), progressing(facts, rollout.as_ref())];
+    let progressing = progressing(facts, rollout.as_ref());
+    let sometimes = [
+        stalled(&ready, &progressing),
+        reconciling(facts, &progressing),
+        pinned(facts),
+        autoscaling(service),
+    ];
+    let always = [ready, store(facts), resources(facts), progressing];
     let verdicts: Vec<_> =
-        always.into_iter().chain(pinned(facts)).chain(autoscaling(service)).map(bounded).collect();
+        always.into_iter().chain(sometimes.into_iter().flatten()).map(bounded).collect();
     let uid = service.uid().unwrap_or_default();
     let selector = facts
         .plan
@@ -57,41 +110,73 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
         }),
         updated_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.updated)),
         proxy_image: facts.plan.ok().map(|plan| plan.image().to_owned()),
-        config_hash: None,
+        config_hash: facts
+            .deployment
+            .and_then(|deployment| deployment.annotations().get(annotation::APPLIED_HASH).cloned()),
     }
 }
 
-/// The status of a store.
-pub(crate) fn of_store(store: &StatefulStore, now: Timestamp) -> StatefulStoreStatus {
+/// The status of a store, of which something may be missing, and which so many services name.
+pub(crate) fn of_store(
+    store: &StatefulStore,
+    missing: Option<&Missing>,
+    dependents: usize,
+    now: Timestamp,
+) -> StatefulStoreStatus {
     let previous = store.status.as_ref().map_or(&[][..], |status| &status.conditions);
-    let valid = kind::STATEFUL_STORE_VALID;
-    let mut verdicts = match translate::validate_store(store) {
-        Ok(known) => {
-            let message = format!("services can use this store of type {:?}", known.kind());
-            let mut verdicts = vec![
-                Verdict::new(kind::READY, Status::True, reason::AVAILABLE, &message),
-                Verdict::new(valid, Status::True, reason::STORE_VALID, message),
-            ];
+    let both = |status, ready: &str, valid: &str, message: String| {
+        vec![
+            Verdict::new(kind::READY, status, ready, &message),
+            Verdict::new(kind::STATEFUL_STORE_VALID, status, valid, message),
+        ]
+    };
+    let verdicts = match (translate::validate_store(store), missing) {
+        (Err(problems), _) => {
+            both(Status::False, reason::STORE_INVALID, problems.reason(), problems.to_string())
+        }
+        (Ok(known), missing) => {
+            let mut verdicts = if let Some((reason, message)) = missing.map(missing_words) {
+                both(Status::Unknown, reason, reason, message)
+            } else {
+                let message = format!("services can use this store of type {:?}", known.kind());
+                both(Status::True, reason::AVAILABLE, reason::STORE_VALID, message)
+            };
             verdicts.extend(deprecated(&known.plaintext()));
             verdicts
         }
-        Err(problems) => {
-            let message = problems.to_string();
-            vec![
-                Verdict::new(kind::READY, Status::False, reason::STORE_INVALID, &message),
-                Verdict::new(valid, Status::False, problems.reason(), message),
-            ]
-        }
     };
     let summary = summary(&verdicts[0]);
-    verdicts = verdicts.into_iter().map(bounded).collect();
+    let verdicts: Vec<_> = verdicts.into_iter().map(bounded).collect();
     let generation = store.metadata.generation;
     StatefulStoreStatus {
         conditions: condition::stamp(previous, &verdicts, generation, now),
         observed_generation: generation,
         kind: store.spec.kind.clone(),
-        dependents: None,
+        dependents: Some(i32::try_from(dependents).unwrap_or(i32::MAX)),
         summary: Some(summary),
+    }
+}
+
+/// Reason and message.
+fn missing_words(missing: &Missing) -> (&'static str, String) {
+    let advice = "create it, or name another in spec.config; pods wait for it";
+    match missing {
+        Missing::Secret { secret } => (
+            reason::SECRET_NOT_FOUND,
+            format!("spec.config names Secret {secret:?}, which does not exist: {advice}"),
+        ),
+        Missing::Key { secret, key } => (
+            reason::SECRET_KEY_NOT_FOUND,
+            format!(
+                "spec.config names key {key:?} of Secret {secret:?}, which it does not have: {advice}"
+            ),
+        ),
+        Missing::Right { secret } => (
+            reason::FORBIDDEN,
+            format!(
+                "the operator may not get Secret {secret:?}, though its setting validate-secrets is on: give its service account that right, or set it to off"
+            ),
+        ),
     }
 }
 
@@ -124,6 +209,12 @@ fn autoscaling(service: &StatefulService) -> Option<Verdict> {
 fn ready(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
     let no =
         |reason: &str, message: String| Verdict::new(kind::READY, Status::False, reason, message);
+    if let Some(pause) = facts.pause {
+        let serving = rollout
+            .map_or_else(String::new, |rollout| format!("; {} serve calls", rollout.counts()));
+        let message = pause.message() + &serving;
+        return Verdict::new(kind::READY, Status::Unknown, reason::PAUSED, message);
+    }
     let plan = match facts.plan {
         Ok(plan) => plan,
         Err(problems) => {
@@ -192,6 +283,9 @@ fn resources(facts: &Facts<'_>) -> Verdict {
     let verdict = |status, reason: &str, message: String| {
         Verdict::new(kind::RESOURCES_AVAILABLE, status, reason, message)
     };
+    if let Some(pause) = facts.pause {
+        return verdict(Status::Unknown, reason::PAUSED, pause.message());
+    }
     if let Some(refusal) = facts.refusal {
         return verdict(Status::False, refusal.reason(), refusal.to_string());
     }
@@ -201,6 +295,13 @@ fn resources(facts: &Facts<'_>) -> Verdict {
     }
     let name = facts.service.name_any();
     let deployment = translate::deployment_name(&name);
+    if let Some(held) = facts.held {
+        let message = format!(
+            "Deployment {deployment:?} keeps its pods until its turn comes, since {}; all else is as translated",
+            held.cause
+        );
+        return verdict(Status::True, reason::THROTTLED_ROLLOUT, message);
+    }
     let message = format!("Deployment {deployment:?} and Service {name:?} are as translated");
     verdict(Status::True, reason::APPLIED, message)
 }
@@ -209,6 +310,25 @@ fn progressing(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
     let verdict = |status, reason: &str, message: String| {
         Verdict::new(kind::PROGRESSING, status, reason, message)
     };
+    if let Some(pause) = facts.pause {
+        return verdict(Status::False, reason::PAUSED, pause.message());
+    }
+    if let Some(Held { cause, answer }) = facts.held {
+        return match answer {
+            Answer::Halted { .. } => verdict(
+                Status::False,
+                reason::THROTTLED_ROLLOUT,
+                format!(
+                    "pods are not started anew though {cause}, since three services in a row whose pods were did not come back: look for StatefulServices that are not ready, and put right them or what was changed"
+                ),
+            ),
+            _ => verdict(
+                Status::True,
+                reason::THROTTLED_ROLLOUT,
+                format!("pods are started anew once it is this service's turn, since {cause}"),
+            ),
+        };
+    }
     let blocked = facts.plan.is_err() || facts.refusal.is_some();
     match rollout.filter(|_| !blocked) {
         None if blocked => verdict(
@@ -246,6 +366,36 @@ fn progressing(facts: &Facts<'_>, rollout: Option<&Rollout>) -> Verdict {
             format!("Deployment {:?}: {} are available", rollout.name, rollout.counts()),
         ),
     }
+}
+
+/// Only there when nothing will move before a user acts.
+fn stalled(ready: &Verdict, progressing: &Verdict) -> Option<Verdict> {
+    // Not what a store lacks: it may be on its way.
+    let reasons = [
+        reason::BAD_CONFIGURATION,
+        reason::NOT_OWNED,
+        reason::REJECTED,
+        reason::DEADLINE_EXCEEDED,
+        reason::THROTTLED_ROLLOUT,
+    ];
+    let is_stalled = |verdict: &Verdict| {
+        verdict.status == Status::False && reasons.contains(&verdict.reason.as_str())
+    };
+    let why = [ready, progressing].into_iter().find(|verdict| is_stalled(verdict))?;
+    Some(Verdict::new(kind::STALLED, Status::True, why.reason.clone(), why.message.clone()))
+}
+
+/// Only there while pods are on their way to what was asked for.
+fn reconciling(facts: &Facts<'_>, progressing: &Verdict) -> Option<Verdict> {
+    if progressing.status != Status::True {
+        return None;
+    }
+    let reason = match facts.held {
+        Some(held) if held.cause.is_the_store() => reason::STATEFUL_STORE_CHANGED,
+        Some(_) => reason::THROTTLED_ROLLOUT,
+        None => reason::OBSERVED_GENERATION_OUTDATED,
+    };
+    Some(Verdict::new(kind::RECONCILING, Status::True, reason, progressing.message.clone()))
 }
 
 fn summary(ready: &Verdict) -> String {

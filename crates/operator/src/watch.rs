@@ -4,113 +4,158 @@
 //! controller, so that a single watch that is forbidden would slow down all others.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::Duration;
 
-use api::{Chain, StatefulService, StatefulStore};
-use futures::StreamExt;
-use kube::core::DeserializeGuard;
-use kube::runtime::reflector::ObjectRef;
+use api::Chain;
+use futures::{Stream, StreamExt, TryStreamExt};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
 use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::warn;
 
 use crate::client::WATCH_SECONDS;
+use crate::metrics::Metrics;
+use crate::readiness::{Readiness, Watched};
+use crate::trigger::{Trigger, Triggers};
 
 const RETRY_DELAY_MIN: Duration = Duration::from_millis(250);
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(15);
-
-/// Something to look at again.
-#[derive(Clone, Debug)]
-pub(crate) enum Trigger {
-    Service(ObjectRef<StatefulService>),
-    Store(ObjectRef<StatefulStore>),
-}
-
-/// Where triggers go. Both queues are bounded: a watch waits when one is full.
-#[derive(Clone)]
-pub(crate) struct Triggers {
-    pub(crate) services: mpsc::Sender<ObjectRef<StatefulService>>,
-    pub(crate) stores: mpsc::Sender<ObjectRef<StatefulStore>>,
-}
-
-impl Triggers {
-    async fn send(&self, trigger: Trigger) {
-        // A closed queue means that the controllers are gone, and soon so are we.
-        let _ = match trigger {
-            Trigger::Service(service) => self.services.send(service).await.is_ok(),
-            Trigger::Store(store) => self.stores.send(store).await.is_ok(),
-        };
-    }
-}
+/// What `kubectl apply` keeps for itself on an object: as large as the object, and read by nobody here.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 /// What happened to a kind of objects.
 pub(crate) enum Change<'a, K> {
-    /// One of them is new, other than before, or gone.
-    One(&'a K),
+    /// One of them is new, or other than before.
+    Applied { before: Option<Arc<K>>, now: &'a K },
+    /// One of them is gone.
+    Deleted(&'a K),
     /// All were read again: any of them may be other than before.
     All,
 }
 
-/// Starts to watch and to fill the cache behind the writer.
-pub(crate) fn start<K>(
-    tasks: &mut JoinSet<()>,
-    api: Api<DeserializeGuard<K>>,
-    labels: Option<&str>,
-    writer: Writer<K>,
-    triggers: Triggers,
-    on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync + 'static,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
-{
-    let mut config = watcher::Config::default().timeout(WATCH_SECONDS);
-    if let Some(labels) = labels {
-        config = config.labels(labels);
-    }
-    tasks.spawn(follow(api, config, writer, triggers, on_change));
+/// What all watches of one scope have in common.
+#[derive(Clone)]
+pub(crate) struct Watches {
+    pub(crate) scope: String,
+    pub(crate) triggers: Triggers,
+    pub(crate) readiness: Readiness,
+    pub(crate) metrics: Metrics,
 }
 
-async fn follow<K>(
-    api: Api<DeserializeGuard<K>>,
-    config: watcher::Config,
-    mut writer: Writer<K>,
-    triggers: Triggers,
-    on_change: impl Fn(Change<'_, K>) -> Vec<Trigger>,
-) where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+/// An object that can be kept in a cache.
+pub(crate) trait Cached:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
 {
-    let kind = K::kind(&());
-    let mut events = Box::pin(watcher(api, config));
-    let mut delay = RETRY_DELAY_MIN;
-    while let Some(event) = events.next().await {
-        let event = match event {
-            Ok(event) => event,
-            Err(error) => {
-                warn!(%kind, error = %Chain(&error), retry_in = ?delay, "watch failed");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(RETRY_DELAY_MAX);
-                continue;
+}
+
+impl<K> Cached for K where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
+{
+}
+
+impl Watches {
+    /// Starts to watch, and to fill the cache behind the writer.
+    pub(crate) fn start<K: Cached>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        api: Api<DeserializeGuard<K>>,
+        labels: Option<&str>,
+        writer: Writer<K>,
+        on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync + 'static,
+    ) {
+        let events = watcher(api, configure(labels)).try_filter_map(|event| {
+            let event = readable(event);
+            async { Ok(event) }
+        });
+        tasks.spawn(self.clone().follow(events, writer, on_change));
+    }
+
+    /// The same, of which only the metadata is read.
+    pub(crate) fn start_metadata<K: Cached>(
+        &self,
+        tasks: &mut JoinSet<()>,
+        api: Api<PartialObjectMeta<K>>,
+        labels: Option<&str>,
+        writer: Writer<PartialObjectMeta<K>>,
+        on_change: impl Fn(Change<'_, PartialObjectMeta<K>>) -> Vec<Trigger> + Send + Sync + 'static,
+    ) {
+        let events = watcher(api, configure(labels));
+        tasks.spawn(self.clone().follow(events, writer, on_change));
+    }
+
+    async fn follow<K>(
+        self,
+        events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
+        mut writer: Writer<K>,
+        on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync,
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+    {
+        let kind = K::kind(&());
+        let watched = Watched { scope: self.scope.clone(), kind: kind.clone().into_owned() };
+        let cache: Store<K> = writer.as_reader();
+        let mut events = std::pin::pin!(events);
+        let mut delay = RETRY_DELAY_MIN;
+        while let Some(event) = events.next().await {
+            let event = match event {
+                Ok(event) => event,
+                Err(error) => {
+                    warn!(%kind, scope = self.scope, error = %Chain(&error), retry_in = ?delay, "watch failed");
+                    self.metrics.watch_failed(&kind);
+                    self.readiness.watch_failed(&watched, is_forbidden(&error));
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(RETRY_DELAY_MAX);
+                    continue;
+                }
+            };
+            // A list that fails is announced like one that works.
+            if !matches!(event, Event::Init) {
+                delay = RETRY_DELAY_MIN;
+                self.readiness.watch_works(&watched);
             }
-        };
-        // A list that fails is announced like one that works.
-        if !matches!(event, Event::Init) {
-            delay = RETRY_DELAY_MIN;
-        }
-        let Some(event) = readable(event) else { continue };
-        writer.apply_watcher_event(&event);
-        let changed = match &event {
-            Event::Apply(object) | Event::Delete(object) => on_change(Change::One(object)),
-            // What is listed can be read from the cache only when the list is complete.
-            Event::Init | Event::InitApply(_) => Vec::new(),
-            Event::InitDone => on_change(Change::All),
-        };
-        for trigger in changed {
-            triggers.send(trigger).await;
+            let before = match &event {
+                Event::Apply(object) => cache.get(&ObjectRef::from_obj(object)),
+                _ => None,
+            };
+            writer.apply_watcher_event(&event);
+            let changed = match &event {
+                Event::Apply(now) => on_change(Change::Applied { before, now }),
+                Event::Delete(object) => on_change(Change::Deleted(object)),
+                // What is listed can be read from the cache only when the list is complete.
+                Event::Init | Event::InitApply(_) => Vec::new(),
+                Event::InitDone => {
+                    self.readiness.watch_is_complete(&watched);
+                    on_change(Change::All)
+                }
+            };
+            self.metrics.cached(&self.scope, &kind, cache.len());
+            for trigger in changed {
+                self.triggers.send(trigger).await;
+            }
         }
     }
+}
+
+fn configure(labels: Option<&str>) -> watcher::Config {
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    match labels {
+        Some(labels) => config.labels(labels),
+        None => config,
+    }
+}
+
+fn is_forbidden(error: &watcher::Error) -> bool {
+    let (watcher::Error::InitialListFailed(source) | watcher::Error::WatchStartFailed(source)) =
+        error
+    else {
+        return false;
+    };
+    matches!(source, kube::Error::Api(status) if status.code == 403)
 }
 
 /// The event without what nobody reads, or nothing if its object is malformed: one such object must
@@ -119,6 +164,7 @@ fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) ->
     let unwrap = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
             object.managed_fields_mut().clear();
+            object.annotations_mut().remove(LAST_APPLIED);
             Some(object)
         }
         Err(invalid) => {
@@ -143,6 +189,7 @@ fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) ->
 
 #[cfg(test)]
 mod tests {
+    use api::StatefulService;
     use serde_json::{Value, json};
 
     use super::*;

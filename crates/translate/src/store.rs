@@ -5,6 +5,8 @@ mod config;
 mod credentials;
 mod postgres;
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::StatefulStore;
 use api::contract::Store;
 use kube::ResourceExt;
@@ -63,6 +65,33 @@ impl Known {
             Self::Postgres(postgres) => Some(postgres.port.unwrap_or(POSTGRES_PORT)),
             Self::Cassandra(cassandra) => Some(cassandra.port.unwrap_or(CASSANDRA_PORT)),
         }
+    }
+
+    /// The Secrets that pods of this store read, with the keys that they need of each.
+    pub fn secrets(&self) -> BTreeMap<&str, BTreeSet<&str>> {
+        let (credentials, tls) = match self {
+            Self::InMemory => (Vec::new(), None),
+            Self::Postgres(postgres) => {
+                let Postgres { database, username, password, schema, tls, .. } = &**postgres;
+                let mut credentials = vec![database, username, password];
+                credentials.extend(schema);
+                (credentials, tls.as_ref())
+            }
+            Self::Cassandra(cassandra) => {
+                (cassandra.username.iter().chain(&cassandra.password).collect(), None)
+            }
+        };
+        let mut secrets = BTreeMap::<&str, BTreeSet<&str>>::new();
+        for credential in credentials {
+            if let Credential::Secret { name, key } = credential {
+                secrets.entry(name).or_default().insert(key);
+            }
+        }
+        if let Some(Tls { secret: Some(name), root_cert, cert, key, .. }) = tls {
+            let keys = [root_cert, cert, key].into_iter().flatten().map(String::as_str);
+            secrets.entry(name).or_default().extend(keys);
+        }
+        secrets
     }
 
     /// Fields of `spec.config` that hold a credential in plain text.

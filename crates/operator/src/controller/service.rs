@@ -1,5 +1,6 @@
 //! Reconciles one StatefulService: dereference, validate, render, apply, report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,23 +11,24 @@ use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use kube::runtime::controller::Action;
-use translate::{Plan, render, validate};
+use translate::{Inputs, Plan, render, validate};
 
-use super::spread;
-use crate::apply::{self, Failure, Refusal};
+use crate::apply::{self, Failure, Held, Refusal, Wrote, origin_of, orphans};
 use crate::ask::ask;
-use crate::context::Context;
+use crate::context::{Context, spread};
 use crate::diagnose::{self, Diagnosis};
 use crate::error::Error;
-use crate::status::{self, Facts, Rollout};
+use crate::origin::{Origin, SECRET_HASH};
+use crate::status::{self, Facts, Pause, Rollout};
+use crate::throttle::{self, Answer, Progress};
 use crate::{dereference, report};
 
 /// A pod that is not ready does not tell when its sidecar changes its mind.
 const UNREADY_DELAY: Duration = Duration::from_secs(2);
 /// What belongs to others is not watched.
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
-/// In case that we missed something.
-const RESYNC_SECONDS: u64 = 600;
+/// The cache is behind, and catches up.
+const AGAIN_DELAY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn reconcile(
     service: Arc<StatefulService>,
@@ -37,21 +39,40 @@ pub(crate) async fn reconcile(
         ctx.failures.forget(&uid);
         return Ok(Action::await_change());
     }
+    let settings = ctx.live.now();
+    let for_objects = settings.for_objects(&ctx.namespace);
     let inputs = dereference::inputs(&ctx.caches, &service);
-    let plan = validate(&ctx.settings, &service, &inputs);
-    let (deployment, refusal) = match &plan {
-        Ok(plan) => make(&ctx, &service, plan).await?,
-        Err(_) => look(&ctx, &service).await?,
+    let plan = validate(&for_objects, &service, &inputs);
+    let pause = paused(&ctx, &service);
+    let outcome = match &plan {
+        _ if pause.is_some() => Ok(Outcome::of(dereference::deployment(&ctx.caches, &service))),
+        Ok(plan) => Box::pin(make(&ctx, &service, &for_objects, &inputs, plan)).await,
+        Err(_) => look(&ctx, &service).await,
     };
-    let diagnosis = match &deployment {
+    let outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(Failure::Again) => return Ok(Action::requeue(AGAIN_DELAY)),
+        Err(Failure::Terminating) => return Ok(Action::await_change()),
+        Err(Failure::Failed(error)) => return Err(error),
+        Err(Failure::Refused(refusal)) => Outcome {
+            refusal: Some(refusal),
+            ..Outcome::of(dereference::deployment(&ctx.caches, &service))
+        },
+    };
+    let diagnosis = match &outcome.deployment {
         Some(deployment) if plan.is_ok() => diagnosis(&ctx, &service, deployment).await,
         _ => None,
     };
+    if plan.is_ok() && pause.is_none() && outcome.held.is_none() {
+        observe(&ctx, &service, &outcome, diagnosis.as_ref());
+    }
     let facts = Facts {
         service: &service,
         plan: plan.as_ref(),
-        refusal: refusal.as_ref(),
-        deployment: deployment.as_deref(),
+        pause: pause.as_ref(),
+        refusal: outcome.refusal.as_ref(),
+        held: outcome.held.as_ref(),
+        deployment: outcome.deployment.as_deref(),
         diagnosis: diagnosis.as_ref(),
     };
     let status = status::of_service(&facts, Timestamp::now());
@@ -59,41 +80,76 @@ pub(crate) async fn reconcile(
     report::report(&ctx, &*service, status).await?;
 
     ctx.failures.forget(&uid);
-    Ok(match (&plan, &refusal) {
+    if let Some(held) = &outcome.held {
+        let (Answer::Wait { ask_again_in, .. } | Answer::Halted { ask_again_in }) = held.answer
+        else {
+            return Ok(Action::requeue(AGAIN_DELAY));
+        };
+        return Ok(Action::requeue(ask_again_in));
+    }
+    let resync = settings.resync.mul_f64(1.0 + 0.5 * spread(&uid, 0));
+    Ok(match (&plan, &outcome.refusal) {
+        _ if pause.is_some() => Action::await_change(),
+        (_, Some(Refusal::Rejected { .. })) => Action::requeue(resync),
         (_, Some(_)) => Action::requeue(REFUSED_DELAY),
         (Ok(plan), None) if !ready && plan.replicas() > 0 => Action::requeue(UNREADY_DELAY),
-        _ => {
-            Action::requeue(Duration::from_secs(RESYNC_SECONDS + spread(&uid, RESYNC_SECONDS / 2)))
-        }
+        _ => Action::requeue(resync),
     })
 }
 
-type Outcome = (Option<Arc<Deployment>>, Option<Refusal>);
+/// What became of the objects.
+#[derive(Default)]
+struct Outcome {
+    deployment: Option<Arc<Deployment>>,
+    refusal: Option<Refusal>,
+    held: Option<Held>,
+}
 
-/// Makes the objects be as the plan says.
-async fn make(ctx: &Context, service: &StatefulService, plan: &Plan) -> Result<Outcome, Error> {
-    match apply::apply(ctx, service, render(&ctx.settings, plan)).await {
-        Ok(applied) => {
-            if applied.wrote {
-                report::warn_of(ctx, service, plan.warnings()).await;
-            }
-            Ok((Some(applied.deployment), None))
-        }
-        Err(Failure::Refused(refusal)) => {
-            Ok((dereference::deployment(&ctx.caches, service), Some(refusal)))
-        }
-        Err(Failure::Failed(error)) => Err(error),
+impl Outcome {
+    fn of(deployment: Option<Arc<Deployment>>) -> Self {
+        Self { deployment, ..Self::default() }
     }
 }
 
+/// Why nothing is to be changed, if so.
+fn paused(ctx: &Context, service: &StatefulService) -> Option<Pause> {
+    let namespace = service.namespace().unwrap_or_default();
+    if ctx.caches.is_opted_out(&namespace) {
+        Some(Pause::Namespace(namespace))
+    } else {
+        service.spec.paused.then_some(Pause::Service)
+    }
+}
+
+/// Makes the objects be as the plan says.
+async fn make(
+    ctx: &Context,
+    service: &StatefulService,
+    settings: &translate::Settings,
+    inputs: &Inputs,
+    plan: &Plan,
+) -> Result<Outcome, Failure> {
+    let mut objects = render(settings, plan);
+    if let Some(hash) = dereference::secret_hash(&ctx.caches, service, plan) {
+        let template = &mut objects.deployment.spec.get_or_insert_default().template;
+        let annotations =
+            template.metadata.get_or_insert_default().annotations.get_or_insert_with(BTreeMap::new);
+        annotations.insert(SECRET_HASH.to_owned(), hash);
+    }
+    let origin = Origin::of(service, inputs.store.as_ref(), settings, &objects.deployment);
+    let applied = Box::pin(apply::apply(ctx, service, objects, origin)).await?;
+    report::tell_of(ctx, service, &applied).await;
+    if applied.wrote != Wrote::Nothing {
+        report::warn_of(ctx, service, plan.warnings()).await;
+    }
+    orphans::take_back_rights(ctx, &service.namespace().unwrap_or_default()).await?;
+    Ok(Outcome { deployment: Some(applied.deployment), refusal: None, held: applied.held })
+}
+
 /// Leaves the objects as they are, and tells if they are another's.
-async fn look(ctx: &Context, service: &StatefulService) -> Result<Outcome, Error> {
-    let refusal = match apply::check_ownership(ctx, service).await {
-        Ok(()) => None,
-        Err(Failure::Refused(refusal)) => Some(refusal),
-        Err(Failure::Failed(error)) => return Err(error),
-    };
-    Ok((dereference::deployment(&ctx.caches, service), refusal))
+async fn look(ctx: &Context, service: &StatefulService) -> Result<Outcome, Failure> {
+    apply::check_ownership(ctx, service).await?;
+    Ok(Outcome::of(dereference::deployment(&ctx.caches, service)))
 }
 
 /// Why the pods do not serve, if they do not.
@@ -111,4 +167,26 @@ async fn diagnosis(
         .map(|(pod, address)| async move { (pod, ask(address).await) });
     let answers = join_all(asked).await.into_iter().collect();
     diagnose::diagnose(&pods, &answers)
+}
+
+/// Tells the throttle how far the service's pods are.
+fn observe(
+    ctx: &Context,
+    service: &StatefulService,
+    outcome: &Outcome,
+    diagnosis: Option<&Diagnosis>,
+) {
+    let Some(deployment) = &outcome.deployment else { return };
+    let rollout = Rollout::of(deployment);
+    let progress = if rollout.is_complete() {
+        Progress::Done
+    } else if rollout.observed
+        && (rollout.deadline_exceeded || diagnosis.is_some_and(|found| found.is_stuck))
+    {
+        Progress::Failed
+    } else {
+        Progress::Running
+    };
+    let wave = origin_of(deployment).and_then(|origin| origin.wave);
+    throttle::observe(ctx, service, wave.as_deref(), progress);
 }

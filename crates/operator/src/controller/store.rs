@@ -1,23 +1,67 @@
 //! Reconciles one StatefulStore: there is nothing to make, only something to say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::StatefulStore;
+use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::ResourceExt;
 use kube::runtime::controller::Action;
+use kube::{Api, ResourceExt};
+use translate::settings::Switch;
+use translate::validate_store;
 
+use super::dependents;
 use crate::context::Context;
 use crate::error::Error;
-use crate::{report, status};
+use crate::report;
+use crate::status::{self, Missing};
+
+/// A Secret that is not there may come, and is not watched.
+const MISSING_DELAY: Duration = Duration::from_secs(5);
 
 pub(crate) async fn reconcile(
     store: Arc<StatefulStore>,
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
-    if store.metadata.deletion_timestamp.is_none() {
-        report::report(&ctx, &*store, status::of_store(&store, Timestamp::now())).await?;
-    }
+    let namespace = store.namespace().unwrap_or_default();
     ctx.failures.forget(&store.uid().unwrap_or_default());
-    Ok(Action::await_change())
+    if store.metadata.deletion_timestamp.is_some() || ctx.caches.is_opted_out(&namespace) {
+        return Ok(Action::await_change());
+    }
+    let missing = missing(&ctx, &store).await?;
+    let dependents = dependents(&ctx, &store).len();
+    let status = status::of_store(&store, missing.as_ref(), dependents, Timestamp::now());
+    report::report(&ctx, &*store, status).await?;
+    Ok(match missing {
+        Some(_) => Action::requeue(MISSING_DELAY),
+        None => Action::await_change(),
+    })
+}
+
+/// The first Secret or key that the store names and that is not there, where we are to look.
+async fn missing(ctx: &Context, store: &StatefulStore) -> Result<Option<Missing>, Error> {
+    if ctx.live.now().validate_secrets == Switch::Off {
+        return Ok(None);
+    }
+    let Ok(known) = validate_store(store) else { return Ok(None) };
+    let api = Api::<Secret>::namespaced(ctx.client.clone(), &store.namespace().unwrap_or_default());
+    for (name, keys) in known.secrets() {
+        let found = match ctx.calls.read("get", "Secret", name, api.get_opt(name)).await {
+            Ok(found) => found,
+            Err(error) if error.is_forbidden() => {
+                return Ok(Some(Missing::Right { secret: name.to_owned() }));
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(found) = found else {
+            return Ok(Some(Missing::Secret { secret: name.to_owned() }));
+        };
+        let data = found.data.unwrap_or_default();
+        if let Some(key) = keys.into_iter().find(|key| !data.contains_key(*key)) {
+            let (secret, key) = (name.to_owned(), key.to_owned());
+            return Ok(Some(Missing::Key { secret, key }));
+        }
+    }
+    Ok(None)
 }

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 use translate::{Inputs, Settings, validate};
 
 use super::*;
+use crate::origin::Cause;
 
 fn service(spec: &Value) -> StatefulService {
     let service = json!({
@@ -30,6 +31,21 @@ fn verdict(status: &StatefulServiceStatus, kind: &str) -> (String, String, Strin
     (found.status.clone(), found.reason.clone(), found.message.clone())
 }
 
+fn nothing_but<'a>(
+    service: &'a StatefulService,
+    plan: Result<&'a Plan, &'a Problems>,
+) -> Facts<'a> {
+    Facts {
+        service,
+        plan,
+        pause: None,
+        refusal: None,
+        held: None,
+        deployment: None,
+        diagnosis: None,
+    }
+}
+
 fn status(
     service: &StatefulService,
     deployment: Option<&Deployment>,
@@ -37,7 +53,7 @@ fn status(
     diagnosis: Option<&Diagnosis>,
 ) -> StatefulServiceStatus {
     let plan = validate(&Settings::default(), service, &Inputs::default());
-    let facts = Facts { service, plan: plan.as_ref(), refusal, deployment, diagnosis };
+    let facts = Facts { refusal, deployment, diagnosis, ..nothing_but(service, plan.as_ref()) };
     of_service(&facts, Timestamp::UNIX_EPOCH)
 }
 
@@ -78,6 +94,7 @@ fn ready_means_that_the_newest_generation_is_rolled_out() {
 #[test]
 fn a_diagnosis_is_the_reason_why_not() {
     let found = Diagnosis {
+        is_stuck: false,
         reason: "UserFunctionUnreachable".to_owned(),
         message: "nothing listens".to_owned(),
     };
@@ -133,13 +150,7 @@ fn the_same_facts_give_the_same_status_at_any_time() {
     service.status = Some(first.clone());
     let plan = validate(&Settings::default(), &service, &Inputs::default());
     let deployment = deployment(2, 2, 2);
-    let facts = Facts {
-        service: &service,
-        plan: plan.as_ref(),
-        refusal: None,
-        deployment: Some(&deployment),
-        diagnosis: None,
-    };
+    let facts = Facts { deployment: Some(&deployment), ..nothing_but(&service, plan.as_ref()) };
     assert_eq!(of_service(&facts, Timestamp::from_second(99).unwrap()), first);
 }
 
@@ -150,7 +161,7 @@ fn a_store_of_unknown_type_says_which_types_there_are() {
         "metadata": { "name": "carts" }, "spec": { "type": "Excel" },
     }))
     .unwrap();
-    let status = of_store(&store, Timestamp::UNIX_EPOCH);
+    let status = of_store(&store, None, 0, Timestamp::UNIX_EPOCH);
     let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
     assert_eq!((valid.status.as_str(), valid.reason.as_str()), ("False", "UnknownStoreType"));
     assert!(valid.message.contains("\"Excel\"") && valid.message.contains("\"InMemory\""));
@@ -182,9 +193,7 @@ fn a_pinned_replica_count_has_a_condition_while_it_lasts() {
     };
     let status = |service: &StatefulService| {
         let plan = validate(&Settings::default(), service, &inputs).unwrap();
-        let facts =
-            Facts { service, plan: Ok(&plan), refusal: None, deployment: None, diagnosis: None };
-        of_service(&facts, Timestamp::UNIX_EPOCH)
+        of_service(&nothing_but(service, Ok(&plan)), Timestamp::UNIX_EPOCH)
     };
     let three = status(&spec(3));
     check(&three, "ReplicasPinned", "True", "OneOwner", "spec.replicas is 3, and 1 is used");
@@ -198,7 +207,7 @@ fn plain_text_credentials_are_told_by_field_and_not_by_value() {
         "service": "db", "credentials": { "password": "swordfish" },
         "credentialsFromSecret": { "name": "cart-db" },
     });
-    let status = of_store(&postgres(&config), Timestamp::UNIX_EPOCH);
+    let status = of_store(&postgres(&config), None, 0, Timestamp::UNIX_EPOCH);
     let found = condition::find(&status.conditions, "ConfigurationDeprecated").unwrap();
     assert_eq!(found.reason, "PlaintextCredentials");
     assert!(found.message.contains("spec.config.credentials.password"), "{}", found.message);
@@ -209,11 +218,71 @@ fn plain_text_credentials_are_told_by_field_and_not_by_value() {
 #[test]
 fn a_store_tells_all_that_is_wrong_with_it() {
     let store = store_of(&json!({ "type": "Postgres", "config": { "port": 1 } }));
-    let status = of_store(&store, Timestamp::UNIX_EPOCH);
+    let status = of_store(&store, None, 0, Timestamp::UNIX_EPOCH);
     let found = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
     assert_eq!((found.status.as_str(), &*found.reason), ("False", "UnspecifiedDeploymentType"));
     for part in ["spec.deployment", "spec.config.service", "spec.config.credentials.password"] {
         assert!(found.message.contains(part), "{part} is missing in {}", found.message);
     }
     assert_eq!(status.summary.as_deref(), Some("StoreInvalid"));
+}
+
+#[test]
+fn what_is_paused_says_who_paused_it() {
+    let service = plain();
+    let deployment = deployment(2, 2, 2);
+    let plan = validate(&Settings::default(), &service, &Inputs::default());
+    for (pause, part) in [
+        (Pause::Service, "spec.paused is true"),
+        (Pause::Namespace("shop".to_owned()), "cloudstate.io/watch: disabled"),
+    ] {
+        let facts = Facts {
+            pause: Some(&pause),
+            deployment: Some(&deployment),
+            ..nothing_but(&service, plan.as_ref())
+        };
+        let paused = of_service(&facts, Timestamp::UNIX_EPOCH);
+        check(&paused, "Ready", "Unknown", "Paused", part);
+        check(&paused, "Ready", "Unknown", "Paused", "2 of 2 pods serve calls");
+        check(&paused, "Progressing", "False", "Paused", part);
+        assert_eq!(paused.summary.as_deref(), Some("Paused"));
+    }
+}
+
+#[test]
+fn a_rollout_that_waits_says_why_and_what_for() {
+    let service = plain();
+    let deployment = deployment(2, 2, 2);
+    let plan = validate(&Settings::default(), &service, &Inputs::default());
+    let held = |cause, answer| Held { cause, answer };
+    let status = |held: &Held| {
+        let facts = Facts {
+            held: Some(held),
+            deployment: Some(&deployment),
+            ..nothing_but(&service, plan.as_ref())
+        };
+        of_service(&facts, Timestamp::UNIX_EPOCH)
+    };
+    let ask_again_in = std::time::Duration::from_secs(2);
+    let waiting = status(&held(Cause::Store, Answer::Wait { running: 10, ask_again_in }));
+    check(&waiting, "Ready", "True", "Available", "2 of 2 pods");
+    check(&waiting, "Progressing", "True", "ThrottledRollout", "the StatefulStore has changed");
+    check(&waiting, "Reconciling", "True", "StatefulStoreChanged", "");
+    assert!(condition::find(&waiting.conditions, "Stalled").is_none());
+
+    let halted = status(&held(Cause::Image, Answer::Halted { ask_again_in }));
+    check(&halted, "Progressing", "False", "ThrottledRollout", "three services in a row");
+    check(&halted, "Stalled", "True", "ThrottledRollout", "another image of the sidecar");
+    assert!(condition::find(&halted.conditions, "Reconciling").is_none());
+}
+
+#[test]
+fn a_store_says_what_it_names_that_is_not_there() {
+    let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
+    let missing = Missing::Secret { secret: "cart-db".to_owned() };
+    let status = of_store(&postgres(&config), Some(&missing), 3, Timestamp::UNIX_EPOCH);
+    let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
+    assert_eq!((valid.status.as_str(), &*valid.reason), ("Unknown", "SecretNotFound"));
+    assert!(valid.message.contains("\"cart-db\""), "{}", valid.message);
+    assert_eq!(status.dependents, Some(3));
 }

@@ -1,0 +1,151 @@
+//! Objects that a service, or a namespace, needs no more.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use api::StatefulService;
+use api::contract::ProxyKind;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt;
+use translate::settings::{RbacMode, Settings};
+use translate::{POD_READER, binding_name, validate};
+
+use super::Failure;
+use super::child::{Child, is_managed, is_owned_by};
+use super::write::delete;
+use crate::context::Context;
+use crate::dereference;
+
+/// What a service does not have always, by the names that it has now.
+pub(super) struct Kept {
+    pub(super) account: Option<String>,
+    pub(super) policy: Option<String>,
+    pub(super) budget: Option<String>,
+}
+
+/// Deletes what belongs to the service and is not among what it has now. Says what was deleted.
+pub(super) async fn remove(
+    ctx: &Context,
+    owner: &StatefulService,
+    kept: &Kept,
+) -> Result<Vec<String>, Failure> {
+    let mut removed = Vec::new();
+    remove_kind::<ServiceAccount>(ctx, owner, kept.account.as_deref(), &mut removed).await?;
+    remove_kind::<NetworkPolicy>(ctx, owner, kept.policy.as_deref(), &mut removed).await?;
+    remove_kind::<PodDisruptionBudget>(ctx, owner, kept.budget.as_deref(), &mut removed).await?;
+    Ok(removed)
+}
+
+async fn remove_kind<K: Child>(
+    ctx: &Context,
+    owner: &StatefulService,
+    kept: Option<&str>,
+    removed: &mut Vec<String>,
+) -> Result<(), Failure> {
+    let uid = owner.uid().unwrap_or_default();
+    let namespace = owner.metadata.namespace.as_deref();
+    let orphans =
+        K::cache(&ctx.caches).state_filter(|child| is_orphan(child.meta(), namespace, &uid, kept));
+    for orphan in orphans {
+        delete(ctx, &*orphan).await?;
+        removed.push(format!("{} {:?}", K::kind(&()), orphan.name_any()));
+    }
+    Ok(())
+}
+
+fn is_orphan(
+    metadata: &ObjectMeta,
+    namespace: Option<&str>,
+    uid: &str,
+    kept: Option<&str>,
+) -> bool {
+    metadata.namespace.as_deref() == namespace
+        && metadata.name.as_deref() != kept
+        && metadata.deletion_timestamp.is_none()
+        && is_managed(metadata)
+        && is_owned_by(metadata, uid)
+}
+
+/// Takes back rights to read pods from accounts that no service of the namespace uses any more.
+pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(), Failure> {
+    let in_namespace = |metadata: &ObjectMeta| {
+        metadata.namespace.as_deref() == Some(namespace)
+            && metadata.deletion_timestamp.is_none()
+            && is_managed(metadata)
+    };
+    let bindings = ctx.caches.bindings.state_filter(|binding| in_namespace(&binding.metadata));
+    let roles = ctx.caches.roles.state_filter(|role| in_namespace(&role.metadata));
+    if bindings.is_empty() && roles.is_empty() {
+        return Ok(());
+    }
+    let services = ctx
+        .caches
+        .services
+        .state_filter(|service| service.metadata.namespace.as_deref() == Some(namespace));
+    let settings = ctx.live.now().for_objects(&ctx.namespace);
+    let Some(needed) = needed_rights(ctx, &settings, &services) else { return Ok(()) };
+    for binding in bindings {
+        let name = binding.name_any();
+        if name.starts_with(&binding_name("")) && !needed.contains(&name) {
+            delete(ctx, &*binding).await?;
+        }
+    }
+    for role in roles.iter().filter(|role| role.name_any() == POD_READER) {
+        if needed.is_empty() || settings.rbac.mode == RbacMode::Bind {
+            delete(ctx, &**role).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The names of the RoleBindings that these services need; nothing when it cannot be told.
+fn needed_rights(
+    ctx: &Context,
+    settings: &Settings,
+    services: &[Arc<StatefulService>],
+) -> Option<BTreeSet<String>> {
+    let mut needed = BTreeSet::new();
+    for service in services {
+        // What cannot be translated now may have been once, and its pods run.
+        let inputs = dereference::inputs(&ctx.caches, service);
+        let plan = validate(settings, service, &inputs).ok()?;
+        if plan.kind() == ProxyKind::Jvm {
+            needed.insert(binding_name(plan.service_account()));
+        }
+    }
+    Some(needed)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn metadata(name: &str, uid: &str, managed_by: &str) -> ObjectMeta {
+        let metadata = json!({
+            "name": name, "namespace": "shop",
+            "labels": { "app.kubernetes.io/managed-by": managed_by },
+            "ownerReferences": [{
+                "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulService", "name": "cart",
+                "uid": uid, "controller": true,
+            }],
+        });
+        serde_json::from_value(metadata).unwrap()
+    }
+
+    #[test]
+    fn only_what_is_ours_and_not_wanted_is_an_orphan() {
+        let is = |metadata: &ObjectMeta, kept| is_orphan(metadata, Some("shop"), "u", kept);
+        let ours = metadata("cart", "u", "cloudstate.io");
+        assert!(is(&ours, None));
+        assert!(is(&ours, Some("other")));
+        assert!(!is(&ours, Some("cart")));
+        assert!(!is(&metadata("cart", "another", "cloudstate.io"), None));
+        assert!(!is(&metadata("cart", "u", "helm"), None));
+        assert!(!is_orphan(&ours, Some("stock"), "u", None));
+    }
+}

@@ -1,0 +1,371 @@
+//! One namespace, or all of them: what is watched there, and the controllers that look at it.
+
+use std::sync::Arc;
+
+use api::contract::label;
+use api::{StatefulService, StatefulStore};
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::core::{DeserializeGuard, PartialObjectMeta};
+use kube::runtime::reflector::store::Writer;
+use kube::runtime::reflector::{ObjectRef, Store, store as cache};
+use kube::{Api, Resource, ResourceExt};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info};
+use translate::settings::Switch;
+
+use crate::apply::child::{controller_of, label_of};
+use crate::config::Settings;
+use crate::context::{Caches, Context, Shared};
+use crate::controller;
+use crate::readiness::Watched;
+use crate::throttle;
+use crate::trigger::{Trigger, Triggers};
+use crate::watch::{Cached, Change, Watches};
+
+/// What the objects of a service carry, also those that several services share.
+const MANAGED: &str = "app.kubernetes.io/managed-by=cloudstate.io";
+/// A Secret whose change is to start pods anew.
+const RELOAD: &str = "cloudstate.io/reload=true";
+
+/// What is watched together; another one means other watches.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Extent {
+    /// All namespaces, if none.
+    namespace: Option<String>,
+    accounts: bool,
+    rights: bool,
+    secrets: bool,
+}
+
+impl Extent {
+    /// Everything that the settings ask for.
+    pub(crate) fn all(settings: &Settings) -> Vec<Self> {
+        let extent = |namespace| Self {
+            namespace,
+            accounts: settings.rbac.dedicated_service_account,
+            rights: settings.has_jvm(),
+            secrets: settings.validate_secrets == Switch::On,
+        };
+        match settings.watch.listed() {
+            None => vec![extent(None)],
+            Some(names) => {
+                let mut names: Vec<_> = names.iter().map(|name| name.trim().to_owned()).collect();
+                names.retain(|name| !name.is_empty());
+                names.sort();
+                names.dedup();
+                names.into_iter().map(|name| extent(Some(name))).collect()
+            }
+        }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.namespace.as_deref().unwrap_or("*")
+    }
+
+    fn api<K>(&self, shared: &Shared) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        match &self.namespace {
+            Some(namespace) => Api::namespaced(shared.client.clone(), namespace),
+            None => Api::all(shared.client.clone()),
+        }
+    }
+}
+
+/// Watches until told to stop, and works while this process leads.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    extent: Extent,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let triggers = Triggers::default();
+    let mut watches = JoinSet::new();
+    let caches = watch_everything(&mut watches, &shared, &extent, &triggers);
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        complete = complete(&caches, &extent) => complete?,
+    }
+    info!(
+        scope = extent.name(),
+        services = caches.services.len(),
+        stores = caches.stores.len(),
+        "everything is watched"
+    );
+    let context = Arc::new(Context { shared: Arc::clone(&shared), caches });
+    let work = lead(&context, &triggers, &stop);
+    tokio::select! {
+        () = work => Ok(()),
+        // A watch ends only by a panic, and without it nothing would be noticed any more.
+        Some(ended) = watches.join_next() => {
+            ended?;
+            anyhow::bail!("a watch has ended")
+        }
+    }
+}
+
+/// Works whenever this process leads.
+async fn lead(context: &Arc<Context>, triggers: &Triggers, stop: &CancellationToken) {
+    let mut settings = context.live.subscribe();
+    loop {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            () = context.leadership.acquired() => {}
+        }
+        let concurrency = settings.borrow_and_update().concurrency;
+        let other_concurrency = settings.wait_for(|settings| settings.concurrency != concurrency);
+        let everything = || everything(&context.caches.services, &context.caches.stores);
+        tokio::select! {
+            biased;
+            () = context.leadership.lost() => debug!("work is left to another"),
+            _ = other_concurrency => debug!("work starts anew with another concurrency"),
+            () = controller::run(context, triggers, concurrency, everything, stop) => return,
+        }
+        triggers.disconnect();
+        context.metrics.forget_waiting();
+    }
+}
+
+fn watch_everything(
+    tasks: &mut JoinSet<()>,
+    shared: &Arc<Shared>,
+    extent: &Extent,
+    triggers: &Triggers,
+) -> Caches {
+    let (services, services_writer) = cache();
+    let (stores, stores_writer) = cache();
+    let (secrets, secrets_writer) = cache();
+    let (namespaces, namespaces_writer) = cache();
+    let watches = Watches {
+        scope: extent.name().to_owned(),
+        triggers: triggers.clone(),
+        readiness: shared.readiness.clone(),
+        metrics: shared.metrics.clone(),
+    };
+    let mut start = Start { tasks, shared, extent, watches, services, stores };
+
+    let on_service = {
+        let (stores, services) = (start.stores.clone(), start.services.clone());
+        let shared = Arc::clone(shared);
+        move |change: Change<'_, StatefulService>| match change {
+            Change::Applied { before, now } => {
+                let mut triggers = vec![Trigger::Service(ObjectRef::from_obj(now))];
+                // How many services name a store is told on the store.
+                let named = [before.as_deref().and_then(store_of), store_of(now)];
+                if named[0] != named[1] {
+                    triggers.extend(named.into_iter().flatten().map(Trigger::Store));
+                }
+                triggers
+            }
+            Change::Deleted(service) => {
+                throttle::forget(&shared, service);
+                let namespace = service.namespace().unwrap_or_default();
+                let store = store_of(service).map(Trigger::Store);
+                store.into_iter().chain([Trigger::ServiceGone(namespace)]).collect()
+            }
+            Change::All => everything(&services, &stores),
+        }
+    };
+    let on_store = {
+        let (stores, services) = (start.stores.clone(), start.services.clone());
+        move |change: Change<'_, StatefulStore>| match change {
+            Change::Applied { now, .. } => users_of(&services, now).collect(),
+            Change::Deleted(store) => users_of(&services, store)
+                .chain([Trigger::StoreGone(Arc::new(store.clone()))])
+                .collect(),
+            Change::All => everything(&services, &stores),
+        }
+    };
+    let all = extent.api(shared);
+    start.expect::<StatefulService>();
+    start.watches.start(start.tasks, all, None, services_writer, on_service);
+    let all = extent.api(shared);
+    start.expect::<StatefulStore>();
+    start.watches.start(start.tasks, all, None, stores_writer, on_store);
+    if extent.secrets {
+        start.secrets(secrets_writer);
+    }
+    if extent.namespace.is_none() {
+        start.namespaces(namespaces_writer);
+    }
+    Caches {
+        deployments: start.children(label::STATEFUL_SERVICE, true),
+        addresses: start.children(label::STATEFUL_SERVICE, true),
+        pods: start.children(label::STATEFUL_SERVICE, true),
+        budgets: start.children(label::STATEFUL_SERVICE, true),
+        policies: start.children(label::STATEFUL_SERVICE, true),
+        accounts: start.children(label::STATEFUL_SERVICE, extent.accounts),
+        roles: start.children(MANAGED, extent.rights),
+        bindings: start.children(MANAGED, extent.rights),
+        services: start.services,
+        stores: start.stores,
+        secrets,
+        namespaces,
+    }
+}
+
+/// Starts the watches of one scope.
+struct Start<'a> {
+    tasks: &'a mut JoinSet<()>,
+    shared: &'a Arc<Shared>,
+    extent: &'a Extent,
+    watches: Watches,
+    services: Store<StatefulService>,
+    stores: Store<StatefulStore>,
+}
+
+impl Start<'_> {
+    fn expect<K: Resource<DynamicType = ()>>(&self) {
+        self.watches
+            .readiness
+            .expect(Watched { scope: self.watches.scope.clone(), kind: K::kind(&()).into_owned() });
+    }
+
+    /// Watches what carries these labels.
+    fn children<K>(&mut self, labels: &str, is_needed: bool) -> Store<K>
+    where
+        K: Cached + Resource<Scope = NamespaceResourceScope>,
+    {
+        let (reader, writer) = cache();
+        if !is_needed {
+            return reader;
+        }
+        let (services, stores) = (self.services.clone(), self.stores.clone());
+        let on_child = move |change: Change<'_, K>| match change {
+            // A hand may have changed what it says of its owner.
+            Change::Applied { before, now } => {
+                let mut owners = owners(&services, now);
+                owners.extend(before.iter().flat_map(|before| self::owners(&services, &**before)));
+                owners.dedup();
+                owners.into_iter().map(Trigger::Service).collect()
+            }
+            Change::Deleted(child) => {
+                owners(&services, child).into_iter().map(Trigger::Service).collect()
+            }
+            Change::All => everything(&services, &stores),
+        };
+        self.expect::<K>();
+        let api: Api<DeserializeGuard<K>> = self.extent.api(self.shared);
+        self.watches.start(self.tasks, api, Some(labels), writer, on_child);
+        reader
+    }
+
+    fn secrets(&mut self, writer: Writer<PartialObjectMeta<Secret>>) {
+        let (services, stores) = (self.services.clone(), self.stores.clone());
+        // Which stores a Secret is for stands in them, and they are few.
+        let in_namespace = move |namespace: Option<String>| {
+            let stores = stores.state_filter(|store| store.namespace() == namespace);
+            stores.iter().flat_map(|store| users_of(&services, store)).collect::<Vec<_>>()
+        };
+        let (every_service, every_store) = (self.services.clone(), self.stores.clone());
+        let on_secret = move |change: Change<'_, PartialObjectMeta<Secret>>| match change {
+            Change::Applied { now: secret, .. } | Change::Deleted(secret) => {
+                in_namespace(secret.namespace())
+            }
+            Change::All => everything(&every_service, &every_store),
+        };
+        self.expect::<Secret>();
+        let api = self.extent.api(self.shared);
+        self.watches.start_metadata(self.tasks, api, Some(RELOAD), writer, on_secret);
+    }
+
+    fn namespaces(&mut self, writer: Writer<PartialObjectMeta<Namespace>>) {
+        let (services, stores) = (self.services.clone(), self.stores.clone());
+        let on_namespace = move |change: Change<'_, PartialObjectMeta<Namespace>>| match change {
+            Change::Applied { before, now } => {
+                let is_same =
+                    before.is_some_and(|before| before.annotations() == now.annotations());
+                let name = now.name_any();
+                let mut triggers = everything(&services, &stores);
+                triggers.retain(|trigger| !is_same && trigger.namespace() == Some(&name));
+                triggers
+            }
+            Change::Deleted(_) => Vec::new(),
+            Change::All => everything(&services, &stores),
+        };
+        self.expect::<Namespace>();
+        let api = Api::<PartialObjectMeta<Namespace>>::all(self.shared.client.clone());
+        self.watches.start_metadata(self.tasks, api, None, writer, on_namespace);
+    }
+}
+
+/// The services that a child may belong to, by owner reference and by label; all of the namespace if
+/// it belongs to none of them.
+fn owners<K: Resource<DynamicType = ()>>(
+    services: &Store<StatefulService>,
+    child: &K,
+) -> Vec<ObjectRef<StatefulService>> {
+    let namespace = child.namespace().unwrap_or_default();
+    let metadata = child.meta();
+    let controller = controller_of(metadata)
+        .filter(|owner| owner.kind == StatefulService::kind(&()))
+        .map(|owner| owner.name.as_str());
+    let mut names: Vec<&str> =
+        controller.into_iter().chain(label_of(metadata, label::STATEFUL_SERVICE)).collect();
+    names.dedup();
+    if names.is_empty() {
+        let all = services.state_filter(|service| service.namespace().as_ref() == Some(&namespace));
+        return all.iter().map(|service| ObjectRef::from_obj(&**service)).collect();
+    }
+    names.into_iter().map(|name| ObjectRef::new(name).within(&namespace)).collect()
+}
+
+/// All services and stores that are known.
+fn everything(services: &Store<StatefulService>, stores: &Store<StatefulStore>) -> Vec<Trigger> {
+    let services = services.state();
+    let stores = stores.state();
+    services
+        .iter()
+        .map(|service| Trigger::Service(ObjectRef::from_obj(&**service)))
+        .chain(stores.iter().map(|store| Trigger::Store(ObjectRef::from_obj(&**store))))
+        .collect()
+}
+
+/// The store itself, and every service that names it.
+fn users_of(
+    services: &Store<StatefulService>,
+    store: &StatefulStore,
+) -> impl Iterator<Item = Trigger> + use<> {
+    let (name, namespace) = (store.name_any(), store.namespace());
+    let users = services.state_filter(|service| {
+        service.namespace() == namespace
+            && service.spec.datastore.as_ref().is_some_and(|datastore| datastore.name == name)
+    });
+    let users = users.into_iter().map(|service| Trigger::Service(ObjectRef::from_obj(&*service)));
+    users.chain([Trigger::Store(ObjectRef::from_obj(store))])
+}
+
+/// The store that the service names, whether it exists or not.
+fn store_of(service: &StatefulService) -> Option<ObjectRef<StatefulStore>> {
+    let datastore = service.spec.datastore.as_ref()?;
+    Some(ObjectRef::new(&datastore.name).within(&service.namespace().unwrap_or_default()))
+}
+
+/// Returns once every cache is filled that is filled at all.
+async fn complete(caches: &Caches, extent: &Extent) -> anyhow::Result<()> {
+    caches.services.wait_until_ready().await?;
+    caches.stores.wait_until_ready().await?;
+    caches.deployments.wait_until_ready().await?;
+    caches.addresses.wait_until_ready().await?;
+    caches.pods.wait_until_ready().await?;
+    caches.budgets.wait_until_ready().await?;
+    caches.policies.wait_until_ready().await?;
+    if extent.accounts {
+        caches.accounts.wait_until_ready().await?;
+    }
+    if extent.rights {
+        caches.roles.wait_until_ready().await?;
+        caches.bindings.wait_until_ready().await?;
+    }
+    if extent.secrets {
+        caches.secrets.wait_until_ready().await?;
+    }
+    if extent.namespace.is_none() {
+        caches.namespaces.wait_until_ready().await?;
+    }
+    Ok(())
+}
