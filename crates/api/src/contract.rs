@@ -187,6 +187,14 @@ pub mod env {
     pub const POSTGRES_SSL_CERT: &str = "POSTGRES_SSL_CERT";
     /// File with the key to our certificate.
     pub const POSTGRES_SSL_KEY: &str = "POSTGRES_SSL_KEY";
+    /// Whether TLS is wanted, in one word; [`POSTGRES_SSL_MODE`] says it precisely.
+    pub const POSTGRES_SSL: &str = "POSTGRES_SSL";
+    /// Project that a Spanner database belongs to; read by a proxy made of jars.
+    pub const GCP_PROJECT: &str = "GCP_PROJECT";
+    /// Instance of Spanner; read by a proxy made of jars.
+    pub const SPANNER_INSTANCE: &str = "SPANNER_INSTANCE";
+    /// Window of the request rate, for the autoscaler in a proxy made of jars.
+    pub const REQUEST_RATE_WINDOW: &str = "REQUEST_RATE_WINDOW";
     /// The pod's grace period in seconds, when the pod sets one.
     pub const TERMINATION_GRACE_PERIOD_SECONDS: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
     /// Name of the pod.
@@ -197,12 +205,19 @@ pub mod env {
     pub const POD_IP: &str = "POD_IP";
     /// Memory limit of the sidecar in bytes.
     pub const MEMORY_LIMIT: &str = "MEMORY_LIMIT";
+    /// Prefix of the launcher's own settings; none of them reaches the proxy.
+    pub const LAUNCHER_PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
+    /// After the name of a secret variable: the file to read it from instead.
+    pub const FILE_SUFFIX: &str = "_FILE";
     /// File for the last words of a container; [`super::TERMINATION_PATH`] unless set.
     pub const TERMINATION_PATH: &str = "CLOUDSTATE_TERMINATION_PATH";
 }
 
 /// Where Kubernetes reads a container's last words.
 pub const TERMINATION_PATH: &str = "/dev/termination-log";
+
+/// The launcher's settings as a file, unless another one is named.
+pub const LAUNCHER_CONFIG: &str = "/etc/cloudstate/launcher.toml";
 
 /// The launcher's program in the sidecar image.
 pub const LAUNCHER_COMMAND: &str = "/proxy-launcher";

@@ -15,7 +15,7 @@ use crate::contract;
 
 pub use self::{
     problem::{Kind, Problem, Problems},
-    reader::Reader,
+    reader::{Reader, Reading},
     size::{Size, size},
     value::Refusal,
 };

@@ -1,17 +1,25 @@
-//! The command line: one word, then arguments that belong to the proxy.
+//! The command line: options and a command of ours, then arguments that belong to the proxy.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
-use crate::jvm::is_jvm_flag;
+use crate::{config::Above, jvm::is_jvm_flag};
 
 /// How the launcher is called; part of every [`UsageError`].
-pub const USAGE: &str = "proxy-launcher [run|check|version] [--] [PROXY-ARGS...]";
+pub const USAGE: &str = "proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] \
+                         [--output table|json] [--deny-warnings] \
+                         [run|check|print-config|version] [--] [PROXY-ARGS...]";
 
-/// What to do, and what to hand on to the proxy.
+/// What to do, with which settings, and what to hand on to the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invocation {
     /// What to do.
     pub verb: Verb,
+    /// Settings from the command line.
+    pub above: Above,
+    /// Whether `check` and `print-config` write JSON.
+    pub json: bool,
+    /// Whether `check` fails on warnings too.
+    pub deny_warnings: bool,
     /// Arguments for the proxy, untouched.
     pub proxy_args: Vec<OsString>,
 }
@@ -21,104 +29,101 @@ pub struct Invocation {
 pub enum Verb {
     /// Supervise the proxy; what no word at all means.
     Run,
-    /// Print every problem, warning and effective setting, and start nothing.
+    /// Print every problem and warning, and what would be started; start nothing.
     Check,
+    /// Print every setting, its value, and where it comes from.
+    PrintConfig,
     /// Print the version.
     Version,
 }
 
+const VERBS: [(&str, Verb); 4] = [
+    ("run", Verb::Run),
+    ("check", Verb::Check),
+    ("print-config", Verb::PrintConfig),
+    ("version", Verb::Version),
+];
+
 /// A command line that cannot be followed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UsageError {
-    /// An option; the launcher has none.
-    #[error(
-        "unknown option {0:?}: settings of the launcher come from the environment, and options for the \
-         proxy stand after `--`; usage: {USAGE}"
-    )]
+    /// An option that the launcher does not have.
+    #[error("UnknownOption: {0:?}: options for the proxy stand after `--`; usage: {USAGE}")]
     UnknownOption(OsString),
     /// A first word that is no command.
     #[error(
-        "unknown command {0:?}: use run, check or version, and put arguments for the proxy after `--`; \
-         usage: {USAGE}"
+        "UnknownCommand: {0:?}: use run, check, print-config or version, and put arguments for the proxy after \
+         `--`; usage: {USAGE}"
     )]
     UnknownCommand(OsString),
+    /// An option without its value, or with one that makes no sense.
+    #[error("InvalidOption: {option} wants {wanted}; usage: {USAGE}")]
+    InvalidOption {
+        /// The option.
+        option: &'static str,
+        /// What should follow it.
+        wanted: &'static str,
+    },
 }
 
 /// Reads the arguments after the program's name.
 ///
-/// The first `--`, the first plain word after a command, or a flag for a JVM ends our part.
+/// Options stand before or after the command. The first `--`, the first plain word after a command, or a
+/// flag for a JVM ends our part: older manifests hand those to the entrypoint without any mark.
 ///
 /// # Errors
-/// [`UsageError`] names the first argument that is neither a command nor clearly the proxy's.
+/// [`UsageError`] names the first argument that cannot be followed.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut args = args.into_iter().peekable();
-    let verb = match args.peek().and_then(|word| word.to_str()) {
-        Some("run") => Some(Verb::Run),
-        Some("check") => Some(Verb::Check),
-        Some("version") => Some(Verb::Version),
-        _ => None,
-    };
-    if verb.is_some() {
-        args.next();
-    }
-    match args.peek() {
-        Some(word) if word == "--" => {
-            args.next();
-        }
-        // Older manifests hand flags for a JVM to the entrypoint without any mark.
-        Some(word) if is_jvm_flag(word) => {}
-        Some(word) if word.as_encoded_bytes().starts_with(b"-") => {
-            return Err(UsageError::UnknownOption(word.clone()));
-        }
-        Some(word) if verb.is_none() => return Err(UsageError::UnknownCommand(word.clone())),
-        _ => {}
-    }
-    Ok(Invocation { verb: verb.unwrap_or(Verb::Run), proxy_args: args.collect() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(args: &[&str], verb: Verb, proxy_args: &[&str]) {
-        let invocation = parse(args.iter().map(OsString::from)).unwrap();
-        let proxy_args = proxy_args.iter().map(OsString::from).collect();
-        assert_eq!(invocation, Invocation { verb, proxy_args });
-    }
-
-    #[test]
-    fn no_word_means_run() {
-        check(&[], Verb::Run, &[]);
-        check(&["--", "--verbose", "x"], Verb::Run, &["--verbose", "x"]);
-    }
-
-    #[test]
-    fn what_follows_a_command_belongs_to_the_proxy() {
-        check(&["run", "a", "-b", "--"], Verb::Run, &["a", "-b", "--"]);
-        check(&["check", "--", "--", "run"], Verb::Check, &["--", "run"]);
-        check(&["version"], Verb::Version, &[]);
-    }
-
-    #[test]
-    fn flags_for_a_jvm_need_no_mark() {
-        check(
-            &["-Dconfig.resource=no-store.conf", "x"],
-            Verb::Run,
-            &["-Dconfig.resource=no-store.conf", "x"],
-        );
-    }
-
-    #[test]
-    fn options_and_unknown_words_are_refused_by_name() {
-        for (args, named) in [
-            (&["--frobnicate"][..], "unknown option \"--frobnicate\""),
-            (&["run", "-v"][..], "unknown option \"-v\""),
-            (&["start"][..], "unknown command \"start\""),
-        ] {
-            let error = parse(args.iter().map(OsString::from)).unwrap_err().to_string();
-            assert!(error.starts_with(named), "{error}");
-            assert!(error.contains("after `--`") && error.ends_with(USAGE), "{error}");
+    let mut verb = None;
+    let mut print_config = false;
+    let (mut above, mut json, mut deny_warnings) = (Above::default(), false, false);
+    while let Some(word) = args.next_if(|word| !is_jvm_flag(word)) {
+        let mut value = |option, wanted| {
+            let value = args.next().and_then(|value| value.into_string().ok());
+            value.ok_or(UsageError::InvalidOption { option, wanted })
+        };
+        let named = VERBS.iter().find(|(name, _)| word == *name).map(|(_, verb)| *verb);
+        match word.to_str() {
+            Some("--") => break,
+            Some("--config") => above.file = Some(PathBuf::from(value("--config", "a file")?)),
+            Some("--set") => {
+                let (option, wanted) = ("--set", "KEY=VALUE");
+                let set = value(option, wanted)?;
+                let pair =
+                    set.split_once('=').ok_or(UsageError::InvalidOption { option, wanted })?;
+                above.set.push((pair.0.to_owned(), pair.1.to_owned()));
+            }
+            Some("--log-format") => {
+                above.set.push(("log.format".to_owned(), value("--log-format", "json or text")?));
+            }
+            Some("--log-level") => {
+                above.set.push(("log.level".to_owned(), value("--log-level", "a level")?));
+            }
+            Some("--output") => {
+                let (option, wanted) = ("--output", "table or json");
+                json = match value(option, wanted)?.as_str() {
+                    "json" => true,
+                    "table" => false,
+                    _ => return Err(UsageError::InvalidOption { option, wanted }),
+                };
+            }
+            Some("--deny-warnings") => deny_warnings = true,
+            Some("--print-config") => print_config = true,
+            _ if word.as_encoded_bytes().starts_with(b"-") => {
+                return Err(UsageError::UnknownOption(word));
+            }
+            _ if verb.is_none() => match named {
+                Some(named) => verb = Some(named),
+                None => return Err(UsageError::UnknownCommand(word)),
+            },
+            _ => {
+                let proxy_args = std::iter::once(word).chain(args).collect();
+                let verb = verb.unwrap_or(Verb::Run);
+                return Ok(Invocation { verb, above, json, deny_warnings, proxy_args });
+            }
         }
     }
+    let verb = if print_config { Verb::PrintConfig } else { verb.unwrap_or(Verb::Run) };
+    Ok(Invocation { verb, above, json, deny_warnings, proxy_args: args.collect() })
 }

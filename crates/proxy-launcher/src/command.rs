@@ -26,6 +26,17 @@ pub struct ProxyCommand {
     pub environment: BTreeMap<OsString, OsString>,
 }
 
+impl ProxyCommand {
+    /// The arguments as they may be shown: what looks like a secret is masked.
+    pub fn shown_args(&self) -> Vec<String> {
+        let shown = |arg: &OsString| {
+            let arg = arg.to_string_lossy();
+            jvm::secret_name(&arg).map_or_else(|| arg.to_string(), |name| format!("{name}=***"))
+        };
+        self.args.iter().map(shown).collect()
+    }
+}
+
 /// A [`ProxyCommand`], and what was thought about it.
 #[derive(Clone, Debug)]
 pub(crate) struct Built {

@@ -1,64 +1,44 @@
 //! The only reader of the environment: everything else receives a [`Config`].
 //!
-//! Every variable stays the string that it is until a typed value is made of it, so a password `007`
+//! Every setting stays the string that it is until a typed value is made of it, so a password `007`
 //! remains one. All problems are reported together. What is not ours goes on to the proxy untouched,
 //! also when it is not UTF-8.
+
+mod layers;
+mod names;
+mod read;
+mod show;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    fs::File,
+    io::{self, Read as _},
+    net::IpAddr,
     num::{NonZeroU16, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
 
-pub use api::environment::{Kind, Problem, Problems, termination_path};
+pub use api::environment::{Kind, Problem, termination_path};
 use api::{
-    contract::{self, Store, env, port},
-    environment::{Reader, Size, size, value},
+    contract::{Store, env},
+    environment::{Reader, size},
 };
 
+use self::layers::Layers;
+pub use self::{
+    layers::{Above, Source},
+    show::{Refused, Setting, json, table},
+};
 use crate::{
     command::{self, ProxyCommand},
-    jvm::{Budget, Jvm, Policy, Regions, Wishes},
+    jvm::{Budget, Jvm, Wishes},
+    log::Format,
     user_function::{Cadence, Probe},
 };
-
-/// Prefix of the variables that only the launcher reads; none of them reaches the proxy.
-pub const PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
-
-const COMMAND: &str = "CLOUDSTATE_LAUNCHER_COMMAND";
-const ADMIN_PORT: &str = "CLOUDSTATE_LAUNCHER_ADMIN_PORT";
-const ADMIN_BIND: &str = "CLOUDSTATE_LAUNCHER_ADMIN_BIND";
-const BACKOFF_INITIAL: &str = "CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL";
-const BACKOFF_MAX: &str = "CLOUDSTATE_LAUNCHER_BACKOFF_MAX";
-const STABLE_AFTER: &str = "CLOUDSTATE_LAUNCHER_STABLE_AFTER";
-const BUDGET: &str = "CLOUDSTATE_LAUNCHER_BUDGET";
-const BUDGET_WINDOW: &str = "CLOUDSTATE_LAUNCHER_BUDGET_WINDOW";
-const START_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_START_TIMEOUT";
-const HANG_AFTER: &str = "CLOUDSTATE_LAUNCHER_HANG_AFTER";
-const UF_WAIT: &str = "CLOUDSTATE_LAUNCHER_UF_WAIT";
-const UF_PROBE: &str = "CLOUDSTATE_LAUNCHER_UF_PROBE";
-const UF_INTERVAL: &str = "CLOUDSTATE_LAUNCHER_UF_INTERVAL";
-const UF_TIMEOUT: &str = "CLOUDSTATE_LAUNCHER_UF_TIMEOUT";
-const UF_DOWN_AFTER: &str = "CLOUDSTATE_LAUNCHER_UF_DOWN_AFTER";
-const UF_GIVE_UP: &str = "CLOUDSTATE_LAUNCHER_UF_GIVE_UP";
-const UF_REQUIRED: &str = "CLOUDSTATE_LAUNCHER_UF_REQUIRED";
-const UF_ON_RETURN: &str = "CLOUDSTATE_LAUNCHER_UF_ON_RETURN";
-const DRAIN_PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
-const DRAIN_KILL_MARGIN: &str = "CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN";
-const LOG_LEVEL: &str = "CLOUDSTATE_LAUNCHER_LOG_LEVEL";
-
-const KIND: &str = "CLOUDSTATE_LAUNCHER_KIND";
-const JAVA: &str = "CLOUDSTATE_LAUNCHER_JAVA";
-const CLASSPATH: &str = "CLOUDSTATE_LAUNCHER_CLASSPATH";
-const MAIN_CLASS: &str = "CLOUDSTATE_LAUNCHER_MAIN_CLASS";
-const MEMORY_POLICY: &str = "CLOUDSTATE_LAUNCHER_MEMORY_POLICY";
-const MEM_DIRECT: &str = "CLOUDSTATE_LAUNCHER_MEM_DIRECT";
-const MEM_CODE_CACHE: &str = "CLOUDSTATE_LAUNCHER_MEM_CODE_CACHE";
-const MEM_METASPACE: &str = "CLOUDSTATE_LAUNCHER_MEM_METASPACE";
-const MEM_THREADS: &str = "CLOUDSTATE_LAUNCHER_MEM_THREADS";
 
 /// A JVM prefers it to its own command line, so the heap that was chosen would silently not be had.
 const OVERRIDING: &str = "_JAVA_OPTIONS";
@@ -90,6 +70,8 @@ pub struct Config {
     pub user_function: UserFunction,
     /// How much is logged.
     pub log_level: &'static str,
+    /// In which form.
+    pub log_format: Format,
     /// File for last words; none when the variable is set to nothing.
     pub termination_path: Option<PathBuf>,
 }
@@ -111,6 +93,21 @@ pub struct Surroundings {
     pub memory_limit: Option<Option<u64>>,
     /// Whether a file or folder exists.
     pub exists: fn(&Path) -> bool,
+    /// The first bytes of a file, at most so many.
+    pub read: fn(&Path, usize) -> io::Result<Vec<u8>>,
+}
+
+impl Surroundings {
+    /// The file system as it is.
+    pub fn of_this_process(memory_limit: Option<Option<u64>>) -> Self {
+        let read = |path: &Path, max: usize| {
+            let mut bytes = Vec::new();
+            let max = u64::try_from(max).unwrap_or(u64::MAX);
+            File::open(path)?.take(max).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        Self { memory_limit, exists: Path::exists, read }
+    }
 }
 
 /// The TCP ports of the pod; no two are equal.
@@ -203,7 +200,7 @@ pub struct Drain {
     pub kill_margin: Duration,
 }
 
-/// What came out of an environment.
+/// What came out of all layers.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The settings.
@@ -214,6 +211,8 @@ pub struct Loaded {
     pub proxy: ProxyCommand,
     /// What a JVM is estimated to use.
     pub budget: Option<Budget>,
+    /// Every setting with its value and source, sorted by key.
+    pub settings: Vec<Setting>,
 }
 
 /// The process's environment.
@@ -221,261 +220,64 @@ pub fn process_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()
 }
 
-/// Reads an environment; `args` were given for the proxy.
+/// Reads all layers; `args` were given for the proxy.
 ///
 /// # Errors
-/// [`Problems`] with every value that cannot be used or contradicts another.
+/// [`Refused`] with every value that cannot be used or contradicts another.
 pub fn load(
     environment: impl IntoIterator<Item = (OsString, OsString)>,
+    above: &Above,
     args: &[OsString],
     surroundings: &Surroundings,
-) -> Result<Loaded, Problems> {
-    let environment: Vec<_> = environment.into_iter().collect();
-    let termination_path = termination_path(environment.iter().cloned());
+) -> Result<Loaded, Refused> {
+    let Layers { environment, sources, problems: mut all } =
+        Layers::new(environment, above, surroundings);
+    let termination_path = termination_path(environment.clone());
     let mut reader = Reader::new(environment);
-
-    let ports = read_ports(&mut reader);
-    let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
-    let pod = Pod {
-        name: reader.read_optional(env::POD_NAME, value::text),
-        namespace: reader.read_optional(env::POD_NAMESPACE, value::text),
-        ip: reader.read_optional(env::POD_IP, value::address),
-    };
-    // A pod with an IPv6 address may have no other; `::` listens on both kinds.
-    let everywhere = match pod.ip {
-        Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        _ => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-    };
-    let kind = read_kind(&mut reader, surroundings);
-    let config = Config {
-        admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
-        memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
-        store: reader.read_optional(env::STORE, value::store),
-        command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
-        supervise: read_supervise(&mut reader, &kind),
-        drain: read_drain(&mut reader),
-        user_function: read_user_function(&mut reader, &kind),
-        kind,
-        log_level: reader.read(LOG_LEVEL, "info", value::level),
-        ports,
-        user_function_host,
-        pod,
-        termination_path,
-    };
-    check_port_conflicts(&config, &mut reader);
+    let config = read::config(&mut reader, termination_path, surroundings);
     let wishes = Wishes {
         memory: reader.read_optional(env::SIDECAR_JVM_MEMORY, size),
         java_opts: reader.shown(env::JAVA_OPTS),
+        others: ["JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS"].map(|name| reader.shown(name)),
+        properties: read::properties(&mut reader, &config),
         limit: match surroundings.memory_limit {
             Some(known) => known,
             None => config.memory_limit.map(NonZeroU64::get),
         },
+        exists: surroundings.exists,
     };
-    if reader.shown(OVERRIDING).is_some() {
-        reader.warn(format!("OverridingJavaOptions: {OVERRIDING} is set and taken away: a JVM prefers it to its arguments"));
-    }
-    reader.warn_of_unknown(PREFIX);
-
-    let (rest, mut warnings, mut problems) = reader.finish();
-    let environment = for_proxy(rest, &config);
-    match command::build(&config, &wishes, args, environment) {
-        Ok(built) if problems.is_empty() => {
-            warnings.extend(built.warnings);
-            Ok(Loaded { config, warnings, proxy: built.proxy, budget: built.budget })
-        }
-        Ok(_) => Err(Problems(problems)),
-        Err(more) => {
-            problems.extend(more);
-            Err(Problems(problems))
-        }
-    }
-}
-
-fn read_kind(reader: &mut Reader, surroundings: &Surroundings) -> ProxyKind {
-    const KINDS: &[&str] = &["auto", "native", "jvm"];
-    let named = |text: &str| {
-        KINDS.iter().find(|kind| **kind == text).copied().ok_or_else(|| value::unknown(KINDS))
-    };
-    let policy = |text: &str| match text {
-        "strict" => Ok(Policy::Strict),
-        "warn" => Ok(Policy::Warn),
-        "off" => Ok(Policy::Off),
-        _ => Err(value::unknown(&["strict", "warn", "off"])),
-    };
-    let java_home = reader.read_optional("JAVA_HOME", value::absolute_path);
-    let java = java_home.map_or_else(|| "/usr/bin/java".into(), |home| home.join("bin/java"));
-    let bytes = |reader: &mut Reader, name| reader.read_optional(name, size).map(Size::bytes);
-    let kind = reader.read(KIND, "auto", named);
-    let jvm = Jvm {
-        java: reader.read(JAVA, &java.display().to_string(), value::absolute_path),
-        class_path: reader.read(CLASSPATH, "/opt/proxy/lib/*", value::text),
-        main_class: reader.read(MAIN_CLASS, "io.cloudstate.proxy.CloudStateProxyMain", value::text),
-        regions: Regions {
-            direct: bytes(reader, MEM_DIRECT),
-            code_cache: bytes(reader, MEM_CODE_CACHE),
-            metaspace: bytes(reader, MEM_METASPACE),
-            threads: reader.read_optional(MEM_THREADS, value::positive).map(u64::from),
-        },
-        policy: reader.read(MEMORY_POLICY, "warn", policy),
-    };
-    // What an image holds says what it is for.
-    let has_native = (surroundings.exists)(Path::new(contract::PROXY_COMMAND));
-    let has_jars = (surroundings.exists)(Path::new(jvm.class_path.trim_end_matches("/*")));
-    match kind {
-        "jvm" => ProxyKind::Jvm(jvm),
-        "auto" if !has_native && has_jars && reader.shown(COMMAND).is_none() => ProxyKind::Jvm(jvm),
-        _ => ProxyKind::Native,
-    }
-}
-
-fn read_ports(reader: &mut Reader) -> Ports {
-    let fallback = reader.read_optional_port(env::PORT);
-    let user_function = reader.read_optional_port(env::USER_FUNCTION_PORT);
-    if let (Some(fallback), Some(port)) = (fallback, user_function)
-        && fallback != port
-    {
-        let (fallback_name, name) = (env::PORT, env::USER_FUNCTION_PORT);
-        reader.warn(format!("{name} is {port} and {fallback_name} is {fallback}: {name} is used"));
-    }
-    let user_default = NonZeroU16::new(port::USER_DEFAULT).expect("a port is not zero");
-    Ports {
-        traffic: reader.read_port(env::HTTP_PORT, port::PROXY),
-        user_function: user_function.or(fallback).unwrap_or(user_default),
-        metrics: reader.read_port(env::METRICS_PORT, port::METRICS),
-        remoting: reader.read_port(env::REMOTING_PORT, port::REMOTING),
-        management: reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT),
-        admin: reader.read_port(ADMIN_PORT, port::ADMIN),
-    }
-}
-
-fn read_supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
-    let supervise = Supervise {
-        backoff_initial: reader.read(BACKOFF_INITIAL, "500ms", value::pause),
-        backoff_max: reader.read(BACKOFF_MAX, "30s", value::pause),
-        stable_after: reader.read(STABLE_AFTER, "60s", value::duration),
-        budget: reader.read(BUDGET, "5", value::count),
-        budget_window: reader.read(BUDGET_WINDOW, "10m", value::pause),
-        start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
-        hang_after: reader.read(HANG_AFTER, "20s", value::duration),
-        dump: matches!(kind, ProxyKind::Jvm(_)),
-    };
-    let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);
-    if sound && supervise.backoff_initial > supervise.backoff_max {
-        reader.add(Problem {
-            kind: Kind::RangeConflict,
-            variable: BACKOFF_INITIAL.to_owned(),
-            value: format!("{:?}", supervise.backoff_initial),
-            expected: format!("at most {BACKOFF_MAX}, which is {:?}", supervise.backoff_max),
-            hint: "lower the first or raise the second".to_owned(),
-        });
-    }
-    supervise
-}
-
-fn read_user_function(reader: &mut Reader, kind: &ProxyKind) -> UserFunction {
-    let on_return_default = match kind {
-        ProxyKind::Native => "ignore",
-        ProxyKind::Jvm(_) => "restart-proxy",
-    };
-    let wait = |text: &str| match text {
-        "parallel" => Ok(Wait::Parallel),
-        "gate" => Ok(Wait::Gate),
-        "none" => Ok(Wait::Never),
-        _ => Err(value::unknown(&["parallel", "gate", "none"])),
-    };
-    let probe = |text: &str| {
-        let found = Probe::ALL.into_iter().find(|probe| probe.as_str() == text);
-        found.ok_or_else(|| value::unknown(&Probe::ALL.map(Probe::as_str)))
-    };
-    let on_return = |text: &str| match text {
-        "ignore" => Ok(OnReturn::Ignore),
-        "restart-proxy" => Ok(OnReturn::RestartProxy),
-        _ => Err(value::unknown(&["ignore", "restart-proxy"])),
-    };
-    UserFunction {
-        wait: reader.read(UF_WAIT, "parallel", wait),
-        probe: reader.read(UF_PROBE, "tcp", probe),
-        cadence: Cadence {
-            interval: reader.read(UF_INTERVAL, "250ms", value::pause),
-            timeout: reader.read(UF_TIMEOUT, "500ms", value::pause),
-            down_after: reader.read(UF_DOWN_AFTER, "3", value::positive),
-        },
-        give_up_after: reader.read(UF_GIVE_UP, "0s", value::duration),
-        required: reader.read(UF_REQUIRED, "true", value::switch),
-        on_return: reader.read(UF_ON_RETURN, on_return_default, on_return),
-    }
-}
-
-fn read_drain(reader: &mut Reader) -> Drain {
-    /// Below this there is no time to give away.
-    const GRACE_FOR_PRE_DELAY: Duration = Duration::from_secs(4);
-
-    let mut drain = Drain {
-        grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
-        pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
-        kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", value::pause),
-    };
-    let pre_delay_max =
-        if drain.grace < GRACE_FOR_PRE_DELAY { Duration::ZERO } else { drain.grace / 2 };
-    // Only a value that somebody chose can be wrong; the default gives way to a short grace period.
-    if drain.pre_delay > pre_delay_max && reader.shown(DRAIN_PRE_DELAY).is_none() {
-        drain.pre_delay = pre_delay_max;
-    }
-    if drain.pre_delay > pre_delay_max
-        && reader.is_sound(env::TERMINATION_GRACE_PERIOD_SECONDS)
-        && reader.is_sound(DRAIN_PRE_DELAY)
-    {
-        reader.add(Problem {
-            kind: Kind::RangeConflict,
-            variable: DRAIN_PRE_DELAY.to_owned(),
-            value: format!("{:?}", drain.pre_delay),
-            expected: format!(
-                "at most {pre_delay_max:?}: half of {}, which is {:?}, and nothing below {:?}",
-                env::TERMINATION_GRACE_PERIOD_SECONDS,
-                drain.grace,
-                GRACE_FOR_PRE_DELAY,
-            ),
-            hint: "lower the delay, or raise terminationGracePeriodSeconds of the pod".to_owned(),
-        });
-    }
-    drain
-}
-
-/// All containers of a pod share one network, so each port can be had once.
-fn check_port_conflicts(config: &Config, reader: &mut Reader) {
-    let ports = &config.ports;
-    let mut used = vec![
-        (env::HTTP_PORT, ports.traffic),
-        (env::METRICS_PORT, ports.metrics),
-        (env::REMOTING_PORT, ports.remoting),
-        (env::MANAGEMENT_PORT, ports.management),
-        (ADMIN_PORT, ports.admin),
-    ];
-    if is_loopback(&config.user_function_host) {
-        used.push((env::USER_FUNCTION_PORT, ports.user_function));
-    } else {
+    if reader.is_set(OVERRIDING) {
         reader.warn(format!(
-            "{} is {:?}, which is not this pod; only meant for development",
-            env::USER_FUNCTION_HOST,
-            config.user_function_host
+            "OverridingJavaOptions: {OVERRIDING} is set and taken away: a JVM prefers it to its arguments"
         ));
     }
-    used.retain(|(variable, _)| reader.is_sound(variable));
-    for (index, (second, port)) in used.iter().enumerate() {
-        for (first, _) in used.iter().take(index).filter(|(_, earlier)| earlier == port) {
-            reader.add(Problem {
-                kind: Kind::PortConflict,
-                variable: format!("{first} and {second}"),
-                value: port.to_string(),
-                expected: "two different ports".to_owned(),
-                hint: "give one of them another port".to_owned(),
-            });
+    reader.warn_of_unknown(env::LAUNCHER_PREFIX);
+
+    let settings = settings(&reader, &sources);
+    let (rest, mut warnings, problems) = reader.finish();
+    all.extend(problems);
+    match command::build(&config, &wishes, args, for_proxy(rest, &config)) {
+        Ok(built) if all.is_empty() => {
+            warnings.extend(built.warnings);
+            Ok(Loaded { config, warnings, proxy: built.proxy, budget: built.budget, settings })
+        }
+        Ok(_) => Err(Refused::new(all, sources)),
+        Err(more) => {
+            all.extend(more);
+            Err(Refused::new(all, sources))
         }
     }
 }
 
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse().is_ok_and(|address: IpAddr| address.is_loopback())
+fn settings(reader: &Reader, sources: &BTreeMap<&'static str, Source>) -> Vec<Setting> {
+    let one = |reading: api::environment::Reading| Setting {
+        key: names::key(reading.variable).to_owned(),
+        source: Layers::source(sources, reading.variable, reading.is_set),
+        value: reading.value,
+    };
+    let mut settings: Vec<_> = reader.readings().into_iter().map(one).collect();
+    settings.sort_by(|a, b| a.key.cmp(&b.key));
+    settings
 }
 
 fn for_proxy(
@@ -485,10 +287,12 @@ fn for_proxy(
     // To a native proxy `sidecarJvmMemory` is the budget that it keeps to; to a JVM it has become a flag.
     let of_a_jvm: &[&str] = match config.kind {
         ProxyKind::Native => &[env::JAVA_OPTS, OVERRIDING],
-        ProxyKind::Jvm(_) => &[env::JAVA_OPTS, OVERRIDING, env::SIDECAR_JVM_MEMORY],
+        ProxyKind::Jvm(_) => {
+            &[env::JAVA_OPTS, OVERRIDING, env::SIDECAR_JVM_MEMORY, env::REQUEST_RATE_WINDOW]
+        }
     };
     environment.retain(|name, _| {
-        !name.as_encoded_bytes().starts_with(PREFIX.as_bytes())
+        !name.as_encoded_bytes().starts_with(env::LAUNCHER_PREFIX.as_bytes())
             && !of_a_jvm.iter().any(|taken| name == taken)
     });
     // The proxy need not know the rule with the fallback.
@@ -500,6 +304,3 @@ fn for_proxy(
     environment.insert(env::TERMINATION_GRACE_PERIOD_SECONDS.into(), grace);
     environment
 }
-
-#[cfg(test)]
-mod tests;

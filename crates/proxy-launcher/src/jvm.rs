@@ -6,7 +6,10 @@
 mod budget;
 mod options;
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
 
 use api::{
     contract::env,
@@ -14,7 +17,8 @@ use api::{
 };
 
 pub use self::budget::{Budget, Regions};
-use self::options::{HeapFlag, heap_flag, shows_secret, tokens};
+pub(crate) use self::options::secret_name;
+use self::options::{HeapFlag, heap_flag, tokens};
 
 /// Heap of a proxy that nobody chose one for; the operator writes it into `JAVA_OPTS`.
 const HEAP_DEFAULT: u64 = 256 << 20;
@@ -54,14 +58,20 @@ pub struct Jvm {
 }
 
 /// What the operator and the user say about memory and options.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Wishes {
     /// `sidecarJvmMemory`, when the user set it.
     pub memory: Option<Size>,
     /// The variable `JAVA_OPTS`.
     pub java_opts: Option<String>,
+    /// What a JVM reads by itself, the stronger one first; all of it weaker than its arguments.
+    pub others: [Option<String>; 2],
+    /// Properties that variables stand for.
+    pub properties: Vec<String>,
     /// The container's limit in bytes.
     pub limit: Option<u64>,
+    /// Whether a file exists.
+    pub exists: fn(&Path) -> bool,
 }
 
 /// Arguments for the JVM, and what was thought about them.
@@ -92,19 +102,20 @@ impl Jvm {
             Vec::new()
         });
         let (jvm_args, proxy_args): (Vec<_>, Vec<_>) = args.iter().cloned().partition(is_jvm_flag);
+        let jvm_args: Vec<_> = jvm_args.into_iter().map(without_mark).collect();
         let heap = self.heap(wishes, &mut opts, &jvm_args, &mut notes);
         let budget = Budget::new(heap.max, wishes.limit, self.regions);
         self.judge(&heap, &budget, &mut notes);
-        for token in
-            opts.iter().map(String::as_str).chain(jvm_args.iter().filter_map(|a| a.to_str()))
-        {
+        let rest = jvm_args.iter().chain(&proxy_args).filter_map(|arg| arg.to_str());
+        for token in opts.iter().map(String::as_str).chain(rest) {
             self.look_for_secret(token, &mut notes);
+            look_for_agent(token, wishes.exists, &mut notes);
         }
 
         let mut all = self.defaults(&budget, &opts, &jvm_args);
         all.push(format!("-Xms{}", shown(heap.initial)).into());
         all.push(format!("-Xmx{}", shown(heap.max)).into());
-        all.extend(opts.into_iter().map(OsString::from));
+        all.extend(opts.into_iter().chain(wishes.properties.clone()).map(OsString::from));
         all.extend(jvm_args);
         all.extend(["-cp".into(), self.class_path.clone().into(), self.main_class.clone().into()]);
         all.extend(proxy_args);
@@ -137,10 +148,16 @@ impl Jvm {
         let flags = notes.heap_flags("arguments after --", args);
         let from_opts = notes.heap_flags(env::JAVA_OPTS, opts.iter().map(String::as_str));
         let explicit = wishes.memory.map(Size::bytes);
-        let is_operators_default = explicit.is_none()
-            && from_opts.max.is_none_or(|max| max == HEAP_DEFAULT)
-            && flags.max.is_none();
-        let asked = flags.max.or(from_opts.max).or(explicit);
+        let mut asked = flags.max.or(from_opts.max).or(explicit);
+        // Nobody of ours was told a size; a JVM would look here next.
+        for other in wishes.others.iter().flatten() {
+            let tokens: Vec<_> = other.split_ascii_whitespace().collect();
+            let found = tokens.iter().filter_map(|token| heap_flag("", 0, token).ok().flatten());
+            asked = asked
+                .or_else(|| found.filter(|flag| flag.is_max).map(|flag| flag.bytes).next_back());
+        }
+        let is_operators_default =
+            explicit.is_none() && asked.is_none_or(|max| max == HEAP_DEFAULT);
         let heap = Heap {
             max: asked.unwrap_or(HEAP_DEFAULT),
             initial: flags
@@ -230,10 +247,7 @@ impl Jvm {
     }
 
     fn look_for_secret(&self, token: &str, notes: &mut Notes) {
-        if !shows_secret(token) {
-            return;
-        }
-        let name = token.split('=').next().unwrap_or_default();
+        let Some(name) = secret_name(token) else { return };
         let problem = Problem {
             kind: Kind::SecretInArgv,
             variable: env::JAVA_OPTS.to_owned(),
@@ -333,8 +347,36 @@ impl Notes {
 
 /// Whether an argument is for the JVM rather than for the program that it runs.
 pub fn is_jvm_flag(arg: &OsString) -> bool {
-    const PREFIXES: [&str; 5] = ["-D", "-X", "-agentlib", "-agentpath", "-javaagent"];
+    const PREFIXES: [&str; 6] = ["-D", "-X", "-J", "-agentlib", "-agentpath", "-javaagent"];
     arg.to_str().is_some_and(|arg| PREFIXES.iter().any(|prefix| arg.starts_with(prefix)))
+}
+
+/// `-J` only marks a flag as one for the JVM.
+fn without_mark(arg: OsString) -> OsString {
+    match arg.to_str().and_then(|text| text.strip_prefix("-J")) {
+        Some(flag) => flag.into(),
+        None => arg,
+    }
+}
+
+/// A JVM does not start without an agent that it was told to load.
+fn look_for_agent(token: &str, exists: fn(&Path) -> bool, notes: &mut Notes) {
+    let path = ["-javaagent:", "-agentpath:"].iter().find_map(|flag| token.strip_prefix(flag));
+    let path = path.and_then(|path| path.split('=').next());
+    if token.starts_with('@') {
+        notes
+            .warnings
+            .push(format!("{token} is handed on, and what stands in that file is not checked"));
+    }
+    if let Some(path) = path.filter(|path| !exists(Path::new(path))) {
+        notes.problems.push(Problem {
+            kind: Kind::FileNotFound,
+            variable: env::JAVA_OPTS.to_owned(),
+            value: path.to_owned(),
+            expected: "an agent that exists".to_owned(),
+            hint: "put it into the image, or leave the flag out".to_owned(),
+        });
+    }
 }
 
 /// As a JVM reads it: the largest unit that divides it.

@@ -12,6 +12,7 @@ pub mod config;
 pub mod exit;
 pub mod health;
 pub mod jvm;
+pub mod log;
 pub mod machine;
 pub mod probe;
 pub mod process;

@@ -1,4 +1,4 @@
-//! The sidecar's entrypoint: reads command line and environment, then supervises the proxy.
+//! The sidecar's entrypoint: reads command line and settings, then supervises the proxy.
 
 use std::{
     io::{self, Write as _},
@@ -13,18 +13,19 @@ use proxy_launcher::{
     cgroup::{self, Cgroup},
     cli::{self, Invocation, Verb},
     command,
-    config::{self, Loaded, Problems, Surroundings},
+    config::{self, Loaded, Refused, Surroundings},
     exit::OS_ERROR,
+    log::{Format, Log},
     supervise, termination,
 };
+use serde_json::json;
 use tracing::{debug, error, info, warn};
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os().skip(1)) {
         Ok(invocation) => invocation,
         Err(error) => {
-            start_log("info");
+            Log::start("info", Format::Json);
             error!(%error, "command line refused");
             leave_words(&error.to_string());
             return exit::USAGE.into();
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
     match invocation.verb {
         Verb::Run => run(&invocation).into(),
         Verb::Check => check(&invocation).into(),
+        Verb::PrintConfig => print_config(&invocation).into(),
         Verb::Version => {
             say(&format!("proxy-launcher {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -40,30 +42,32 @@ fn main() -> ExitCode {
     }
 }
 
-fn load(invocation: &Invocation) -> Result<Loaded, Problems> {
-    let surroundings = Surroundings {
-        memory_limit: Cgroup::of_this_process().map(|group| {
-            let machine = cgroup::machine_memory().unwrap_or(u64::MAX);
-            group.limit().filter(|limit| *limit < machine)
-        }),
-        exists: std::path::Path::exists,
-    };
-    config::load(config::process_environment(), &invocation.proxy_args, &surroundings)
+fn load(invocation: &Invocation) -> Result<Loaded, Refused> {
+    let memory_limit = Cgroup::of_this_process().map(|group| {
+        let machine = cgroup::machine_memory().unwrap_or(u64::MAX);
+        group.limit().filter(|limit| *limit < machine)
+    });
+    config::load(
+        config::process_environment(),
+        &invocation.above,
+        &invocation.proxy_args,
+        &Surroundings::of_this_process(memory_limit),
+    )
 }
 
 fn run(invocation: &Invocation) -> u8 {
     let loaded = match load(invocation) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            start_log("info");
-            for problem in &problems.0 {
+        Err(refused) => {
+            Log::start("info", Format::Json);
+            for problem in refused.problems() {
                 error!(%problem, "configuration refused");
             }
-            leave_words(&problems.to_string());
+            leave_words(&refused.to_string());
             return exit::CONFIG;
         }
     };
-    start_log(loaded.config.log_level);
+    Log::start(loaded.config.log_level, loaded.config.log_format);
     log_settings(&loaded);
     // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -90,29 +94,57 @@ fn run(invocation: &Invocation) -> u8 {
 fn check(invocation: &Invocation) -> u8 {
     let loaded = match load(invocation) {
         Ok(loaded) => loaded,
-        Err(Problems(problems)) => {
-            for problem in problems {
-                say(&format!("error: {problem}"));
-            }
-            return exit::CONFIG;
-        }
+        Err(refused) => return say_refused(&refused, invocation.json),
     };
-    for warning in &loaded.warnings {
-        say(&format!("warning: {warning}"));
+    let program = command::problem_with_program(&loaded.config);
+    let denied = invocation.deny_warnings && !loaded.warnings.is_empty();
+    let args = loaded.proxy.shown_args();
+    let memory = loaded.budget.as_ref().map(ToString::to_string);
+    if invocation.json {
+        say(&json!({
+            "errors": program.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            "warnings": loaded.warnings,
+            "memory": memory,
+            "program": loaded.proxy.program,
+            "args": args,
+        })
+        .to_string());
+    } else {
+        for warning in &loaded.warnings {
+            say(&format!("warning: {warning}"));
+        }
+        if let Some(memory) = memory {
+            say(&format!("memory: {memory}"));
+        }
+        match &program {
+            Some(problem) => say(&format!("error: {problem}")),
+            None if denied => say("error: there are warnings, and --deny-warnings was given"),
+            None => {
+                say(&format!("ok: would start {} with {args:?}", loaded.proxy.program.display()));
+            }
+        }
     }
-    if let Some(problem) = command::problem_with_program(&loaded.config) {
-        say(&format!("error: {problem}"));
-        return exit::CONFIG;
+    if program.is_some() || denied { exit::CONFIG } else { 0 }
+}
+
+fn print_config(invocation: &Invocation) -> u8 {
+    match load(invocation) {
+        Ok(loaded) if invocation.json => say(&config::json(&loaded.settings).to_string()),
+        Ok(loaded) => say(config::table(&loaded.settings).trim_end()),
+        Err(refused) => return say_refused(&refused, invocation.json),
     }
-    if let Some(budget) = &loaded.budget {
-        say(&format!("memory: {budget}"));
-    }
-    say(&format!(
-        "ok: would start {} with {:?}",
-        loaded.proxy.program.display(),
-        loaded.proxy.args
-    ));
     0
+}
+
+fn say_refused(refused: &Refused, json: bool) -> u8 {
+    if json {
+        say(&json!({ "errors": refused.json() }).to_string());
+    } else {
+        for problem in refused.problems() {
+            say(&format!("error: {problem}"));
+        }
+    }
+    exit::CONFIG
 }
 
 fn log_settings(loaded: &Loaded) {
@@ -134,17 +166,6 @@ fn log_settings(loaded: &Loaded) {
         grace = ?config.drain.grace,
         "launcher starts",
     );
-}
-
-fn start_log(level: &str) {
-    tracing_subscriber::fmt()
-        .json()
-        .flatten_event(true)
-        .with_current_span(false)
-        .with_span_list(false)
-        .with_env_filter(EnvFilter::new(level))
-        .with_writer(io::stderr)
-        .init();
 }
 
 fn leave_words(message: &str) {

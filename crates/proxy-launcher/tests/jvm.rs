@@ -68,7 +68,7 @@ fn the_heap_that_was_asked_for_is_the_one_that_the_jvm_has() {
 }
 
 #[test]
-fn a_full_heap_ends_the_jvm_and_is_told_apart() {
+fn f04_a_full_heap_ends_the_jvm_and_is_told_apart() {
     let (mut launcher, calls) = jvm(launcher(&[]))
         .env("JAVA_OPTS", "-Xms32m -Xmx32m")
         .env("CLOUDSTATE_LAUNCHER_BUDGET", "0")
@@ -115,7 +115,7 @@ fn a_jvm_that_hangs_writes_its_threads_down_and_is_replaced() {
 }
 
 #[test]
-fn signals_that_a_jvm_would_take_for_its_end_do_not_reach_it() {
+fn f24_signals_that_a_jvm_would_take_for_its_end_do_not_reach_it() {
     let (launcher, _) = jvm(launcher(&[])).start();
     let proxy = launcher.await_proxy(1);
     for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::WINCH] {
@@ -126,7 +126,7 @@ fn signals_that_a_jvm_would_take_for_its_end_do_not_reach_it() {
 }
 
 #[test]
-fn a_jvm_stops_on_term_although_the_launcher_inherited_deaf_ears() {
+fn f23_a_jvm_stops_on_term_although_the_launcher_inherited_deaf_ears() {
     let deaf = launcher_through(&["/bin/sh", "-c", "trap '' TERM INT HUP; exec \"$@\"", "sh"], &[]);
     let (mut launcher, _) = jvm(deaf).env("TERMINATION_GRACE_PERIOD_SECONDS", "20").start();
     let asked = Instant::now();

@@ -3,7 +3,10 @@
 mod support;
 
 use std::{
+    fs,
+    io::{Read as _, Write as _},
     net::TcpListener,
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -62,7 +65,7 @@ fn an_interrupt_skips_the_delay() {
 }
 
 #[test]
-fn a_killed_proxy_is_back_within_two_seconds() {
+fn f01_a_killed_proxy_is_back_within_two_seconds() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();
     let first = launcher.await_proxy(1);
@@ -127,7 +130,7 @@ fn a_refusal_without_words_gets_ours() {
 }
 
 #[test]
-fn a_crash_loop_ends_with_the_proxys_code() {
+fn f02_a_crash_loop_ends_with_the_proxys_code() {
     let mut launcher = launcher(&["--exit", "3"])
         .env("CLOUDSTATE_LAUNCHER_BUDGET", "2")
         .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "10ms")
@@ -152,7 +155,7 @@ fn a_fresh_start_is_given_at_once_and_costs_no_budget() {
 }
 
 #[test]
-fn a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
+fn f13_a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
     let mut launcher = launcher(&["--ignore-term"])
         .env("TERMINATION_GRACE_PERIOD_SECONDS", "4")
         .env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "3s")
@@ -169,7 +172,7 @@ fn a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
 }
 
 #[test]
-fn a_proxy_that_hangs_is_replaced() {
+fn f06_a_proxy_that_hangs_is_replaced() {
     let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "2s").start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -181,7 +184,7 @@ fn a_proxy_that_hangs_is_replaced() {
 }
 
 #[test]
-fn a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
+fn f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
     let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "3s").start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -204,7 +207,7 @@ fn beside_user_function(port: u16) -> support::Setup {
 }
 
 #[test]
-fn readiness_follows_the_user_function() {
+fn f09_readiness_follows_the_user_function() {
     let port = support::free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let launcher = beside_user_function(port).start();
@@ -223,7 +226,7 @@ fn readiness_follows_the_user_function() {
 }
 
 #[test]
-fn a_proxy_that_discovers_once_is_started_again_for_a_returning_user_function() {
+fn f09_a_proxy_that_discovers_once_is_started_again_for_a_returning_user_function() {
     let port = support::free_port();
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let launcher = beside_user_function(port)
@@ -250,7 +253,7 @@ fn a_proxy_behind_a_gate_is_started_with_its_user_function() {
 }
 
 #[test]
-fn a_socket_that_never_speaks_is_there_for_tcp_and_not_for_http2() {
+fn f10_a_socket_that_never_speaks_is_there_for_tcp_and_not_for_http2() {
     let port = support::free_port();
     let _mute = TcpListener::bind(("127.0.0.1", port)).unwrap();
     beside_user_function(port).start().await_ready();
@@ -299,7 +302,7 @@ fn what_left_the_group_is_killed_too() {
 }
 
 #[test]
-fn a_swarm_ends_with_the_launcher() {
+fn f15_a_swarm_ends_with_the_launcher() {
     let mut launcher = launcher(&["--swarm", "400"]).start();
     launcher.await_ready();
     let swarm = launcher.await_proxy(1).children();
@@ -310,7 +313,7 @@ fn a_swarm_ends_with_the_launcher() {
 }
 
 #[test]
-fn thousands_of_orphans_leave_no_trace() {
+fn f16_thousands_of_orphans_leave_no_trace() {
     let (without, with) = (launcher(SERVES).start(), launcher(&["--orphans", "3000"]).start());
     without.await_ready();
     with.await_ready();
@@ -320,13 +323,13 @@ fn thousands_of_orphans_leave_no_trace() {
 }
 
 #[test]
-fn a_proxy_that_leaves_without_being_asked_has_failed() {
+fn f03_a_proxy_that_leaves_without_being_asked_has_failed() {
     let mut launcher = launcher(&["--exit", "0"]).env("CLOUDSTATE_LAUNCHER_BUDGET", "1").start();
     assert_eq!(launcher.await_exit(), 70);
 }
 
 #[test]
-fn a_thousand_terms_are_one() {
+fn f11_a_thousand_terms_are_one() {
     let mut launcher = launcher(SERVES).start();
     launcher.await_ready();
     for _ in 0..1_000 {
@@ -339,7 +342,7 @@ fn a_thousand_terms_are_one() {
 }
 
 #[test]
-fn few_file_descriptors_and_many_silent_clients_do_not_keep_the_kubelet_waiting() {
+fn f18_few_file_descriptors_and_many_silent_clients_do_not_keep_the_kubelet_waiting() {
     let starter = ["/bin/sh", "-c", "ulimit -n 32; exec \"$@\"", "sh"];
     let launcher = support::launcher_through(&starter, SERVES).start();
     launcher.await_ready();
@@ -351,7 +354,7 @@ fn few_file_descriptors_and_many_silent_clients_do_not_keep_the_kubelet_waiting(
 }
 
 #[test]
-fn a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
+fn f05_a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
     let group = support::MemoryGroup::of_mib(64);
     let starter = group.starter();
     let starter: Vec<_> = starter.iter().map(String::as_str).collect();
@@ -365,7 +368,7 @@ fn a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
 }
 
 #[test]
-fn the_proxy_dies_with_the_launcher() {
+fn f22_the_proxy_dies_with_the_launcher() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -448,13 +451,18 @@ fn an_unknown_option_is_a_usage_error() {
     assert_eq!(output.status.code(), Some(64));
     let log = String::from_utf8(output.stderr).unwrap();
     assert!(log.contains("--frobnicate") && log.contains("after `--`"), "{log}");
-    assert!(std::fs::read_to_string(words).unwrap().contains("--frobnicate"));
+    assert!(fs::read_to_string(words).unwrap().contains("--frobnicate"));
 }
 
 #[test]
 fn check_says_what_would_happen_and_starts_nothing() {
     for (command, metrics_port, code, expected) in [
-        (PROXY, "tcp://10.0.0.1:80", 0, "warning: METRICS_PORT is \"tcp://10.0.0.1:80\""),
+        (
+            PROXY,
+            "tcp://10.0.0.1:80",
+            0,
+            "warning: ServiceLinkCollision: METRICS_PORT is \"tcp://10.0.0.1:80\"",
+        ),
         (PROXY, "9090", 0, "ok: would start "),
         (PROXY, "0", 78, "error: PortOutOfRange: METRICS_PORT"),
         ("/nonexistent/proxy", "9090", 78, "error: ExecNotFound: CLOUDSTATE_LAUNCHER_COMMAND"),
@@ -467,9 +475,153 @@ fn check_says_what_would_happen_and_starts_nothing() {
             .output()
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(text.starts_with(expected), "{text}");
+        assert!(text.starts_with(expected) || text.contains(&format!("\n{expected}")), "{text}");
         assert_eq!(output.status.code(), Some(code), "{text}");
     }
+}
+
+#[test]
+fn f08_wall_clock_jumps_move_no_timer() {
+    const DAY: i64 = 86_400;
+    let setup = launcher(SERVES);
+    let (shift, library) = (setup.file("shift"), setup.file("clock.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/clock.c");
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(source).status();
+    assert!(compiled.expect("a linker needs a C compiler anyway").success());
+    let jump = |seconds: i64| {
+        // In one step, so that nobody reads half a number.
+        let next = shift.with_extension("next");
+        fs::write(&next, seconds.to_string()).unwrap();
+        fs::rename(next, &shift).unwrap();
+    };
+    jump(0);
+    let mut launcher = setup
+        .env("LD_PRELOAD", library.to_str().unwrap())
+        .env("SHIFT", shift.to_str().unwrap())
+        .env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "2s")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "2s")
+        .start();
+    launcher.await_ready();
+
+    let killed = Instant::now();
+    launcher.await_proxy(1).signal(Signal::KILL);
+    launcher.await_not_ready("ProxyStarting", "the proxy was killed");
+    jump(DAY);
+    launcher.signal(Signal::HUP);
+    std::thread::sleep(Duration::from_millis(300));
+    jump(-DAY);
+    launcher.await_proxy(2);
+    let pause = killed.elapsed();
+    assert!((Duration::from_millis(1_600)..Duration::from_secs(10)).contains(&pause), "{pause:?}");
+    launcher.await_ready();
+
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "");
+    jump(DAY);
+    assert_eq!(launcher.await_exit(), 0);
+    let drain = asked.elapsed();
+    assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&drain), "{drain:?}");
+    assert!(launcher.days().len() >= 3, "its clock did jump: {:?}", launcher.days());
+}
+
+#[test]
+fn f12_term_finds_a_way_out_of_every_state() {
+    let silent = launcher(&["--ready", "x"]).env("CLOUDSTATE_LAUNCHER_UF_WAIT", "gate");
+    let mut waiting = silent.env("USER_FUNCTION_PORT", &support::free_port().to_string()).start();
+    waiting.await_not_ready("UserFunctionUnreachable", "the proxy is started once");
+    let mut starting = launcher(&["--orphan", "1000", "--stall"]).start();
+    starting.await_not_ready("ProxyStarting", "the proxy does not answer");
+    let mut running = launcher(SERVES).start();
+    running.await_ready();
+    let hour = |setup: support::Setup| {
+        let setup = setup.env("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "1h");
+        setup.env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "1h").start()
+    };
+    let mut backoff = hour(launcher(&["--exit", "1"]));
+    backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
+    for launcher in [&mut waiting, &mut starting, &mut running, &mut backoff] {
+        launcher.signal(Signal::TERM);
+        assert_eq!(launcher.await_exit(), 0, "{}", launcher.raw_log());
+    }
+}
+
+#[test]
+fn f25_last_words_that_cannot_be_left_change_nothing() {
+    for path in ["/nonexistent/words", "/proc/version", "/dev/full", "/"] {
+        let mut stopped = launcher(SERVES).words_at(path).start();
+        stopped.await_ready();
+        stopped.signal(Signal::TERM);
+        assert_eq!(stopped.await_exit(), 0, "{path}");
+        let mut refused = launcher(&["--exit", "64"]).words_at(path).start();
+        assert_eq!(refused.await_exit(), 78, "{path}");
+    }
+}
+
+#[test]
+fn f26_secrets_show_nowhere() {
+    const SECRETS: [&str; 2] = ["hunter2hunter2", "swordfish-swordfish"];
+    let flag = format!("-Dstore.password={}", SECRETS[1]);
+    let mut launcher =
+        launcher(&[&flag, "--exit", "64"]).env("POSTGRES_PASSWORD", SECRETS[0]).start();
+    assert_eq!(launcher.await_exit(), 78);
+    let mut texts = vec![launcher.raw_log(), launcher.words()];
+    for verb in ["check", "print-config"] {
+        for kind in ["native", "jvm"] {
+            for form in ["table", "json"] {
+                let output = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"))
+                    .args(["--output", form, verb, "--", &flag])
+                    .env("CLOUDSTATE_LAUNCHER_KIND", kind)
+                    .env("POSTGRES_PASSWORD", SECRETS[0])
+                    .output()
+                    .unwrap();
+                texts.push(String::from_utf8(output.stdout).unwrap());
+                texts.push(String::from_utf8(output.stderr).unwrap());
+            }
+        }
+    }
+    assert!(texts.iter().any(|text| text.contains("POSTGRES_PASSWORD")));
+    assert!(texts.iter().any(|text| text.contains("-Dstore.password=***")));
+    for text in texts {
+        assert!(!SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
+    }
+}
+
+#[test]
+fn f27_bad_requests_keep_nobody_waiting() {
+    let launcher = launcher(SERVES).start();
+    launcher.await_ready();
+    let slow: Vec<_> = (0..60)
+        .map(|_| {
+            let mut stream = launcher.connect().unwrap();
+            stream.write_all(b"GET /ready HTTP/1.1\r\nx: ").unwrap();
+            stream
+        })
+        .collect();
+    let mut huge = launcher.connect().unwrap();
+    // It closes the connection somewhere in between.
+    let _ = huge.write_all(&[b"GET /ready HTTP/1.1\r\nx: ", &vec![b'a'; 10 << 20][..]].concat());
+    let mut dice = 1_u64;
+    for _ in 0..300 {
+        let mut request =
+            b"GET /ready HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc".to_vec();
+        for _ in 0..3 {
+            dice = dice
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(dice >> 33).unwrap() % request.len();
+            request[at] = dice.to_le_bytes()[3];
+        }
+        let mut stream = launcher.connect().unwrap();
+        let _ = stream.write_all(&request);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+    }
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+    assert!(!launcher.raw_log().contains("panicked"));
+    drop(slow);
 }
 
 #[test]

@@ -1,10 +1,6 @@
 //! Takes variables out of an environment one by one and remembers what was wrong with them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ffi::OsString,
-    num::NonZeroU16,
-};
+use std::{collections::BTreeMap, ffi::OsString, num::NonZeroU16};
 
 use super::{
     problem::{Kind, Problem},
@@ -14,11 +10,22 @@ use super::{
 /// Kubernetes injects `<SERVICE>_PORT=tcp://…` for every Service of the namespace.
 const SERVICE_LINK_SCHEMES: [&str; 3] = ["tcp://", "udp://", "sctp://"];
 
+/// A variable that somebody asked for, and what came of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The variable.
+    pub variable: &'static str,
+    /// The value in effect; none when it is unset and has no default. A secret shows as `***`.
+    pub value: Option<String>,
+    /// Whether it was set; else the value is a default.
+    pub is_set: bool,
+}
+
 /// An environment in the course of being read.
 #[derive(Debug)]
 pub struct Reader {
     environment: BTreeMap<OsString, OsString>,
-    known: BTreeSet<&'static str>,
+    readings: BTreeMap<&'static str, Reading>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
@@ -28,7 +35,7 @@ impl Reader {
     pub fn new(environment: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         Self {
             environment: environment.into_iter().collect(),
-            known: BTreeSet::new(),
+            readings: BTreeMap::new(),
             problems: Vec::new(),
             warnings: Vec::new(),
         }
@@ -45,8 +52,11 @@ impl Reader {
         parse: fn(&str) -> Result<T, Refusal>,
     ) -> T {
         let hint = format!("set it so, or leave it out for the default {default}");
-        self.take(variable, &hint, parse)
-            .unwrap_or_else(|| parse(default).expect("a default in the code is a valid value"))
+        let taken = self.take(variable, &hint, parse);
+        if !self.is_set(variable) {
+            self.note(variable, default);
+        }
+        taken.unwrap_or_else(|| parse(default).expect("a default in the code is a valid value"))
     }
 
     /// The variable's value, if it is set.
@@ -68,6 +78,9 @@ impl Reader {
         let value = self.read_optional(variable, parse);
         for problem in &mut self.problems[before..] {
             "hidden".clone_into(&mut problem.value);
+        }
+        if self.is_set(variable) {
+            self.note(variable, "***");
         }
         value
     }
@@ -91,6 +104,23 @@ impl Reader {
             .map(|value| value.to_string_lossy().into_owned())
     }
 
+    /// Whether the variable is set, to whatever.
+    pub fn is_set(&self, variable: &str) -> bool {
+        self.environment.contains_key(&OsString::from(variable))
+    }
+
+    /// Tells that something else than the variable's own value, or its default, is in effect.
+    pub fn note(&mut self, variable: &str, value: impl Into<String>) {
+        if let Some(reading) = self.readings.get_mut(variable) {
+            reading.value = Some(value.into());
+        }
+    }
+
+    /// Everything that was asked for so far, sorted by variable.
+    pub fn readings(&self) -> Vec<Reading> {
+        self.readings.values().cloned().collect()
+    }
+
     /// Whether a later check may rely on the variable's value.
     pub fn is_sound(&self, variable: &str) -> bool {
         self.problems.iter().all(|problem| problem.variable != variable)
@@ -108,12 +138,12 @@ impl Reader {
 
     /// Warns about every variable with this prefix that nobody asked for: most likely a typing error.
     pub fn warn_of_unknown(&mut self, prefix: &str) {
-        let known = &self.known;
+        let known = &self.readings;
         let unknown = self
             .environment
             .keys()
             .filter_map(|name| name.to_str())
-            .filter(|name| name.starts_with(prefix) && !known.contains(name));
+            .filter(|name| name.starts_with(prefix) && !known.contains_key(name));
         let warnings: Vec<_> = unknown
             .map(|name| {
                 format!("{name} is not a known setting and is ignored; see docs/environment.md")
@@ -134,7 +164,8 @@ impl Reader {
         hint: &str,
         parse: fn(&str) -> Result<T, Refusal>,
     ) -> Option<T> {
-        self.known.insert(variable);
+        let set = self.shown(variable);
+        self.readings.insert(variable, Reading { variable, is_set: set.is_some(), value: set });
         let value = self.environment.get(&OsString::from(variable))?;
         let refusal = match value.to_str() {
             None => Refusal { kind: Kind::NotUtf8, expected: "text in UTF-8".to_owned() },
@@ -166,7 +197,7 @@ impl Reader {
                 None => "it counts as unset".to_owned(),
             };
             self.warnings.push(format!(
-                "{variable} is {value:?}, which Kubernetes set for a Service of that name; dropped, \
+                "ServiceLinkCollision: {variable} is {value:?}, which Kubernetes set for a Service of that name; dropped, \
                  {instead}; set enableServiceLinks: false in the pod"
             ));
         }

@@ -118,6 +118,16 @@ pub fn pause(text: &str) -> Result<Duration, Refusal> {
     }
 }
 
+/// A number that may have a fraction, such as `1.5`; neither a sign nor an exponent.
+pub fn decimal(text: &str) -> Result<f64, Refusal> {
+    let is_plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, "0"));
+    match text.parse() {
+        Ok(number) if is_plain(whole) && is_plain(fraction) => Ok(number),
+        _ => refuse(Kind::OutOfRange, "a plain number such as 1.5"),
+    }
+}
+
 /// An IP address to listen on.
 pub fn address(text: &str) -> Result<IpAddr, Refusal> {
     match text.parse() {
@@ -169,7 +179,7 @@ pub fn switch(text: &str) -> Result<bool, Refusal> {
     match text {
         "true" | "1" => Ok(true),
         "false" | "0" => Ok(false),
-        _ => refuse(Kind::UnknownVariant, "true or false"),
+        _ => refuse(Kind::InvalidBool, "true or false"),
     }
 }
 

@@ -6,10 +6,12 @@ fn environment(pairs: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
     pairs.iter().map(|(name, value)| (name.into(), value.into())).collect()
 }
 
-const NATIVE: Surroundings = Surroundings { memory_limit: None, exists: |_| true };
+const NO_FILE: fn(&Path, usize) -> io::Result<Vec<u8>> = |_, _| Err(io::ErrorKind::NotFound.into());
+const NATIVE: Surroundings =
+    Surroundings { memory_limit: None, exists: |path| !path.starts_with("/etc"), read: NO_FILE };
 
-fn load(environment: Vec<(OsString, OsString)>) -> Result<Loaded, Problems> {
-    super::load(environment, &[], &NATIVE)
+fn load(environment: Vec<(OsString, OsString)>) -> Result<Loaded, Refused> {
+    super::load(environment, &Above::default(), &[], &NATIVE)
 }
 
 #[track_caller]
@@ -19,7 +21,7 @@ fn loaded(pairs: &[(&str, &str)]) -> Loaded {
 
 #[track_caller]
 fn refused(pairs: &[(&str, &str)]) -> Vec<String> {
-    load(environment(pairs)).unwrap_err().0.iter().map(ToString::to_string).collect()
+    load(environment(pairs)).unwrap_err().problems().iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -49,14 +51,14 @@ fn every_problem_is_reported_at_once_with_name_value_and_way_out() {
             ("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "250"),
         ]),
         [
-            "InvalidDuration: CLOUDSTATE_LAUNCHER_BACKOFF_MAX is \"250\", expected a whole number with one \
-             unit of ms, s, m or h, at most 24h, such as 500ms; set it so, or leave it out for the default 30s",
-            "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory, sqlite, postgres; set it so, or \
+            "UnknownVariant: CLOUDSTATE_STORE is \"redis\", expected one of none, in-memory, sqlite, postgres, cassandra; set it so, or \
              leave it out",
             "PortOutOfRange: HTTP_PORT is \"0\", expected a port from 1 to 65535; set it so, or leave it out \
              for the default 8013",
             "EmptyValue: METRICS_PORT is \"\", expected a value that is not empty; set it so, or leave it out \
              for the default 9090",
+            "InvalidDuration: CLOUDSTATE_LAUNCHER_BACKOFF_MAX is \"250\", expected a whole number with one \
+             unit of ms, s, m or h, at most 24h, such as 500ms; set it so, or leave it out for the default 30s",
         ]
     );
 }
@@ -101,7 +103,10 @@ fn service_links_are_dropped_for_launcher_and_proxy() {
     assert_eq!(loaded.config.ports.metrics.get(), 9090);
     assert_eq!(loaded.config.ports.user_function.get(), 8080);
     assert_eq!(loaded.warnings.len(), 2);
-    assert!(loaded.warnings[1].starts_with("METRICS_PORT is \"tcp://10.0.0.1:5432\""));
+    assert!(
+        loaded.warnings[1]
+            .starts_with("ServiceLinkCollision: METRICS_PORT is \"tcp://10.0.0.1:5432\"")
+    );
     assert!(!loaded.proxy.environment.contains_key(&OsString::from("METRICS_PORT")));
 }
 
@@ -141,7 +146,7 @@ fn the_proxy_gets_everything_but_our_settings_and_flags_for_a_jvm() {
 #[test]
 fn a_known_variable_must_be_text() {
     let odd = OsString::from_vec(vec![b'8', 0xff]);
-    let problems = load(vec![("HTTP_PORT".into(), odd)]).unwrap_err().0;
+    let problems = load(vec![("HTTP_PORT".into(), odd)]).unwrap_err().problems();
     assert_eq!(problems[0].kind, Kind::NotUtf8);
 }
 
@@ -169,12 +174,13 @@ fn last_words_can_be_turned_off() {
 #[track_caller]
 fn beside(pairs: &[(&str, &str)], args: &[&str], surroundings: &Surroundings) -> Loaded {
     let args: Vec<_> = args.iter().map(OsString::from).collect();
-    super::load(environment(pairs), &args, surroundings).unwrap()
+    super::load(environment(pairs), &Above::default(), &args, surroundings).unwrap()
 }
 
 const JARS: Surroundings = Surroundings {
     memory_limit: Some(Some(512 << 20)),
     exists: |path| path.starts_with("/opt/proxy/lib"),
+    read: NO_FILE,
 };
 
 #[test]
@@ -215,9 +221,10 @@ fn the_kernels_limit_counts_before_the_announced_one() {
 #[test]
 fn problems_of_heap_and_settings_are_told_together() {
     let pairs = [("HTTP_PORT", "0"), ("JAVA_OPTS", "-Xmx2g"), ("CLOUDSTATE_LAUNCHER_UF_WAIT", "x")];
-    let problems = super::load(environment(&pairs), &[], &JARS).unwrap_err().0;
+    let problems =
+        super::load(environment(&pairs), &Above::default(), &[], &JARS).unwrap_err().problems();
     let kinds: Vec<_> = problems.iter().map(|problem| problem.kind).collect();
-    assert_eq!(kinds, [Kind::UnknownVariant, Kind::PortOutOfRange, Kind::HeapExceedsLimit]);
+    assert_eq!(kinds, [Kind::PortOutOfRange, Kind::HeapExceedsLimit, Kind::UnknownVariant]);
 }
 
 #[test]
@@ -227,6 +234,106 @@ fn flags_for_a_jvm_choose_a_native_proxys_store_and_nothing_else() {
     assert_eq!(loaded.proxy.environment[&OsString::from("CLOUDSTATE_STORE")], "in-memory");
     assert_eq!(loaded.warnings.len(), 1);
     let args = [OsString::from("-Dconfig.resource=no-store.conf")];
-    let problems = super::load(environment(&[("CLOUDSTATE_STORE", "postgres")]), &args, &NATIVE);
-    assert_eq!(problems.unwrap_err().0[0].kind, Kind::ConflictingKeys);
+    let store = environment(&[("CLOUDSTATE_STORE", "postgres")]);
+    let problems = super::load(store, &Above::default(), &args, &NATIVE).unwrap_err().problems();
+    assert_eq!(problems[0].kind, Kind::ConflictingKeys);
+}
+
+const FILE: &str = "/etc/cloudstate/launcher.toml";
+
+/// What comes of a file at the default place, an environment and `--set`.
+fn layered(
+    file: &'static str,
+    pairs: &[(&str, &str)],
+    set: &[(&str, &str)],
+) -> Result<Loaded, Refused> {
+    thread_local!(static TEXT: std::cell::Cell<&'static str> = const { std::cell::Cell::new("") });
+    TEXT.set(file);
+    let surroundings = Surroundings {
+        memory_limit: None,
+        exists: |path| path == Path::new(FILE),
+        read: |path, _| {
+            assert_eq!(path, Path::new(FILE));
+            Ok(TEXT.get().as_bytes().to_vec())
+        },
+    };
+    let set = set.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    super::load(environment(pairs), &Above { file: None, set }, &[], &surroundings)
+}
+
+#[test]
+fn the_stronger_layer_wins_and_every_value_knows_where_it_comes_from() {
+    let file = "[drain]\npre_delay = '1s'\nkill_margin = '3s'\n[admin]\nport = 8_000\n[supervise]\nbudget = 7\n";
+    let pairs =
+        [("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "2s"), ("CLOUDSTATE_LAUNCHER_BUDGET", "8")];
+    let loaded = layered(file, &pairs, &[("supervise.budget", "9")]).unwrap();
+    assert_eq!(loaded.config.drain.pre_delay, Duration::from_secs(2));
+    assert_eq!(loaded.config.drain.kill_margin, Duration::from_secs(3));
+    assert_eq!(loaded.config.supervise.budget, 9);
+    let shown = |key: &str| {
+        let setting = loaded.settings.iter().find(|setting| setting.key == key).unwrap();
+        format!("{} from {}", setting.value.as_deref().unwrap_or("-"), setting.source)
+    };
+    assert_eq!(shown("drain.pre_delay"), "2s from environment");
+    assert_eq!(shown("drain.kill_margin"), format!("3s from file {FILE}"));
+    assert_eq!(shown("supervise.budget"), "9 from --set");
+    assert_eq!(shown("supervise.backoff_max"), "30s from default");
+    assert_eq!(shown("admin.port"), format!("8000 from file {FILE}"));
+    assert_eq!(shown("POD_NAME"), "- from default");
+    assert!(table(&loaded.settings).contains("\ndrain.pre_delay "));
+    assert_eq!(json(&loaded.settings)["supervise.budget"]["value"], "9");
+}
+
+#[test]
+fn a_problem_names_the_place_where_the_value_stands() {
+    let file = "[drain]\npre_delay = 5\n[supervise]\nbackoff_max = '20ms'\nbackoff_initial='1s'";
+    let refused = layered(file, &[], &[("user_function.wait", "soon")]).unwrap_err();
+    let places: Vec<_> = refused.problems().into_iter().map(|problem| problem.variable).collect();
+    let expected = [
+        format!("drain.pre_delay in {FILE}"),
+        format!("supervise.backoff_initial in {FILE}"),
+        "--set user_function.wait".to_owned(),
+    ];
+    assert_eq!(places, expected);
+    let json = refused.json();
+    assert_eq!(json[0]["key"], "drain.pre_delay");
+    assert_eq!(json[0]["source"], format!("file {FILE}"));
+    assert_eq!(json[0]["kind"], "InvalidDuration");
+}
+
+#[test]
+fn a_secret_from_a_file_reaches_the_proxy_and_shows_nowhere() {
+    let surroundings = Surroundings { read: |_, _| Ok(b" s3cret \n\n".to_vec()), ..NATIVE };
+    let pairs = environment(&[("POSTGRES_PASSWORD_FILE", "/run/secret")]);
+    let loaded = super::load(pairs, &Above::default(), &[], &surroundings).unwrap();
+    let environment = &loaded.proxy.environment;
+    assert_eq!(environment[&OsString::from("POSTGRES_PASSWORD")], " s3cret \n");
+    assert!(!environment.contains_key(&OsString::from("POSTGRES_PASSWORD_FILE")));
+    let shown = json(&loaded.settings).to_string() + &table(&loaded.settings);
+    assert!(shown.contains("***") && shown.contains("file /run/secret"), "{shown}");
+    assert!(!shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
+fn a_native_proxy_checks_its_store_by_itself() {
+    loaded(&[("POSTGRES_SSL", "true"), ("CASSANDRA_USERNAME", "me")]);
+}
+
+#[test]
+fn jars_get_as_properties_what_they_do_not_read_from_variables() {
+    let pairs = [
+        ("CLOUDSTATE_LAUNCHER_KIND", "jvm"),
+        ("REQUEST_RATE_WINDOW", "6s"),
+        ("CASSANDRA_PORT", "9043"),
+    ];
+    let loaded = loaded(&pairs);
+    for property in [
+        "-Dcloudstate.proxy.autoscaler.request-rate.window=6s",
+        "-Dcassandra-journal.port=9043",
+        "-Dcassandra-snapshot-store.port=9043",
+        "-Dcassandra-read-journal.port=9043",
+    ] {
+        assert!(loaded.proxy.args.contains(&property.into()), "{property}");
+    }
+    assert!(!loaded.proxy.environment.contains_key(&OsString::from("REQUEST_RATE_WINDOW")));
 }

@@ -98,14 +98,23 @@ fn jvm_size(text: &str) -> Option<u64> {
     u64::from_str_radix(digits, radix).ok()?.checked_mul(1 << shift).filter(|bytes| *bytes > 0)
 }
 
-/// Whether a token shows a secret to everybody who may list processes.
-pub(super) fn shows_secret(token: &str) -> bool {
-    const WORDS: [&str; 6] = ["password", "passwd", "secret", "token", "credential", "private"];
-    let Some(name) = token.strip_prefix("-D").and_then(|rest| rest.split('=').next()) else {
-        return false;
-    };
-    let name = name.to_ascii_lowercase();
-    WORDS.iter().any(|word| name.contains(word)) && token.contains('=')
+/// The name in front of a token's value, when it tells that the value is a secret. Every process of the pod
+/// may read the arguments of the others.
+pub(crate) fn secret_name(token: &str) -> Option<&str> {
+    const WORDS: [&str; 8] = [
+        "password",
+        "passwd",
+        "secret",
+        "token",
+        "credential",
+        "privatekey",
+        "private-key",
+        "private_key",
+    ];
+    let (name, _) = token.split_once('=').filter(|_| token.starts_with('-'))?;
+    let lower = name.to_ascii_lowercase();
+    let shows = WORDS.iter().any(|word| lower.contains(word)) || lower.ends_with("private.key");
+    shows.then_some(name)
 }
 
 #[cfg(test)]
@@ -155,8 +164,15 @@ mod tests {
 
     #[test]
     fn a_property_with_the_name_of_a_secret_is_noticed() {
-        assert!(shows_secret("-Djavax.net.ssl.keyStorePassword=x"));
-        assert!(!shows_secret("-Djavax.net.ssl.keyStore=/x"));
-        assert!(!shows_secret("-Xmx256m"));
+        for (token, name) in [
+            ("-Djavax.net.ssl.keyStorePassword=x", Some("-Djavax.net.ssl.keyStorePassword")),
+            ("--api-token=x=y", Some("--api-token")),
+            ("-Dssh.private.key=x", Some("-Dssh.private.key")),
+            ("-Djavax.net.ssl.keyStore=/x", None),
+            ("password=x", None),
+            ("-Xmx256m", None),
+        ] {
+            assert_eq!(secret_name(token), name, "{token}");
+        }
     }
 }

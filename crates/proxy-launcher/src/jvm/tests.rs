@@ -18,7 +18,10 @@ fn wishes(memory: Option<&str>, java_opts: &str, limit: Option<u64>) -> Wishes {
     Wishes {
         memory: memory.map(|text| size(text).unwrap()),
         java_opts: Some(java_opts.to_owned()),
+        others: [None, None],
+        properties: Vec::new(),
         limit: limit.map(|mib| mib * MIB),
+        exists: |_| true,
     }
 }
 

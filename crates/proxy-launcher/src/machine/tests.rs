@@ -208,7 +208,7 @@ fn an_answer_of_an_earlier_proxy_counts_for_nothing() {
 }
 
 #[test]
-fn pauses_double_within_their_jitter() {
+fn f02_pauses_double_within_their_jitter() {
     for seed in 0..200 {
         let generous = Supervise { budget: 100, ..supervise() };
         let mut world = World::with(generous, drain(), seed);
@@ -243,7 +243,7 @@ fn a_stable_proxy_starts_over_with_the_shortest_pause() {
 }
 
 #[test]
-fn the_end_beyond_the_budget_is_the_last() {
+fn f02_the_end_beyond_the_budget_is_the_last() {
     let mut world = World::running();
     for _ in 0..5 {
         world.crash(End::Code(3));
@@ -365,7 +365,7 @@ fn term_without_a_running_proxy_leaves_at_once() {
 }
 
 #[test]
-fn a_crash_while_draining_ends_with_its_code() {
+fn f31_a_crash_while_draining_ends_with_its_code() {
     let mut world = World::running();
     world.give(Event::Terminate);
     world.crash(End::Signal(11));
@@ -504,6 +504,66 @@ fn term_turns_a_restart_into_a_stop() {
     assert_eq!(world.spawns.len(), 1);
 }
 
+/// A world in each of the states that a machine can be in, by its name.
+fn worlds() -> Vec<(&'static str, World)> {
+    let gate = UserFunction { wait: Wait::Gate, ..user_function() };
+    let stubborn = |mut world: World| {
+        world.temper = Temper::IgnoresTerm;
+        world
+    };
+    let mut backoff = World::running();
+    backoff.crash(End::Signal(9));
+    let mut dumping = World::with(Supervise { dump: true, ..supervise() }, drain(), 1);
+    dumping.answer(Answer::Ready);
+    silent_for(&mut dumping, 21);
+    let mut draining = World::running();
+    draining.give(Event::Terminate);
+    let mut restarting = stubborn(World::running());
+    silent_for(&mut restarting, 21);
+    let mut stopping = stubborn(World::running());
+    stopping.give(Event::Terminate);
+    stopping.advance(10 * SEC);
+    let mut killing = World::running();
+    killing.temper = Temper::Undead;
+    silent_for(&mut killing, 21);
+    killing.advance(4 * SEC);
+    let mut failed = World::new(1);
+    failed.crash(End::Code(78));
+    let mut stopped = World::running();
+    stopped.give(Event::Interrupt);
+    vec![
+        ("waiting", World::beside(gate, supervise(), drain(), 1)),
+        ("starting", World::new(1)),
+        ("running", World::running()),
+        ("dumping", dumping),
+        ("backoff", backoff),
+        ("draining", draining),
+        ("stopping", restarting),
+        ("stopping", stopping),
+        ("stopping", killing),
+        ("failed", failed),
+        ("stopped", stopped),
+    ]
+}
+
+#[test]
+fn f12_term_in_any_state_ends_it_within_the_grace_period() {
+    for (name, mut world) in worlds() {
+        assert_eq!(world.machine.state_name(), name);
+        let before = world.exited.clone();
+        let spawns = world.spawns.len();
+        world.give(Event::Terminate);
+        world.advance(world.machine.drain.grace);
+        let (code, _) = world.exited.clone().unwrap_or_else(|| panic!("{name} goes on"));
+        match before {
+            Some((earlier, _)) => assert_eq!(code, earlier, "{name}: the code stands"),
+            None if world.temper == Temper::Obedient => assert_eq!(code, 0, "{name}"),
+            None => assert_eq!(code, KILLED, "{name}"),
+        }
+        assert_eq!(world.spawns.len(), spawns, "{name}: nothing is started any more");
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Advance(u64),
@@ -567,12 +627,20 @@ fn walk(world: &mut World, step: Step) {
     assert!(world.child || world.machine.health().ready.is_err());
 }
 
+/// Walks have thirty events on average; so many that there are a hundred thousand, unless the build was told
+/// another number.
+fn cases() -> u32 {
+    const EVENTS: u32 = 100_000;
+    let told = option_env!("LAUNCHER_MODEL_EVENTS").map(|events| events.parse().unwrap());
+    told.unwrap_or(EVENTS) / 30
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
     /// [`World`] checks on the way: never two proxies, never a start beyond the budget, one TERM for each.
     #[test]
-    fn whatever_happens_term_ends_it_within_the_grace_period(
+    fn f32_whatever_happens_term_ends_it_within_the_grace_period(
         seed in any::<u64>(),
         gate in any::<bool>(),
         restart in any::<bool>(),

@@ -4,6 +4,7 @@
 //! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
 //! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
 //! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory and uses it,
+//! `--stall` does nothing from then on,
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
 
 use std::{
@@ -40,6 +41,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                 }
             }
             "--words" => fs::write(variable("CLOUDSTATE_TERMINATION_PATH"), value()?)?,
+            "--stall" => std::thread::sleep(std::time::Duration::from_hours(1)),
             "--ignore-term" => script.ignore_term = true,
             "--orphan" => {
                 let script = format!("sleep {} & echo orphan $! >&2", value()?);

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
@@ -29,6 +30,7 @@ pub(crate) struct Setup {
     command: Command,
     folder: TempDir,
     admin_port: u16,
+    words: Option<PathBuf>,
 }
 
 pub(crate) struct Launcher {
@@ -49,7 +51,7 @@ pub(crate) fn launcher_through(starter: &[&str], script: &[&str]) -> Setup {
     let line = [starter, &[env!("CARGO_BIN_EXE_proxy-launcher"), "--"], script].concat();
     let mut command = Command::new(line[0]);
     command.env_clear().args(&line[1..]);
-    let setup = Setup { command, folder, admin_port };
+    let setup = Setup { command, folder, admin_port, words: None };
     setup
         .env("CLOUDSTATE_LAUNCHER_COMMAND", PROXY)
         .env("CLOUDSTATE_LAUNCHER_ADMIN_BIND", "127.0.0.1")
@@ -76,10 +78,18 @@ impl Setup {
         self
     }
 
+    /// Leaves last words somewhere else.
+    pub(crate) fn words_at(self, path: &str) -> Self {
+        Self { words: Some(path.into()), ..self }
+    }
+
     pub(crate) fn start(mut self) -> Launcher {
         let log = File::create(self.file("log")).unwrap();
-        let words = self.file("words");
-        File::create(&words).unwrap();
+        let words = self.words.clone().unwrap_or_else(|| {
+            let words = self.file("words");
+            File::create(&words).unwrap();
+            words
+        });
         self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null());
         self.command.stdout(log.try_clone().unwrap()).stderr(log);
         let process = self.command.spawn().unwrap();
@@ -221,6 +231,12 @@ impl Launcher {
 
     pub(crate) fn raw_log(&self) -> String {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+
+    /// The days of all lines of the launcher's log.
+    pub(crate) fn days(&self) -> BTreeSet<String> {
+        let day = |line: &Value| line["timestamp"].as_str().map(|time| time[..10].to_owned());
+        self.log().iter().filter_map(day).collect()
     }
 
     fn log(&self) -> Vec<Value> {

@@ -15,7 +15,7 @@ use crate::journal::{
 const SQLITE_PATH: &str = "CLOUDSTATE_SQLITE_PATH";
 const AUTO_CREATE_TABLES: &str = "CLOUDSTATE_PROXY_AUTO_CREATE_TABLES";
 /// Says no more than that TLS is wanted, or not.
-const SSL: &str = "POSTGRES_SSL";
+const SSL: &str = env::POSTGRES_SSL;
 const SSL_PASSWORD: &str = "POSTGRES_SSL_PASSWORD";
 
 /// Set by Kubernetes in every pod.
