@@ -3,6 +3,7 @@
 mod containers;
 mod datastore;
 mod findings;
+mod heap;
 mod pod;
 mod resources;
 mod syntax;

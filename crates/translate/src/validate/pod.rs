@@ -36,7 +36,7 @@ pub(super) fn check(
         let fault = format!("is {}: set it to 0 or more", spec.replicas);
         findings.field("spec.replicas", fault);
     }
-    resources::check_sidecar(spec, findings);
+    resources::check_sidecar(spec, kind, findings);
     check_account(spec, kind, findings);
     check_volumes(spec, store, findings);
     for (key, value) in &spec.node_selector {

@@ -1,10 +1,12 @@
 //! What containers ask for, and the memory of the sidecar within it.
 
 use api::StatefulServiceSpec;
+use api::contract::ProxyKind;
 use api::environment::size;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 
 use super::findings::Findings;
+use super::heap;
 use crate::quantity;
 
 const UNIT: u128 = 1_000_000_000;
@@ -40,7 +42,7 @@ pub(super) fn check(path: &str, given: &ResourceRequirements, findings: &mut Fin
 }
 
 /// Resources of the sidecar, and the memory that it is to keep to.
-pub(super) fn check_sidecar(spec: &StatefulServiceSpec, findings: &mut Findings) {
+pub(super) fn check_sidecar(spec: &StatefulServiceSpec, kind: ProxyKind, findings: &mut Findings) {
     let limit = spec.sidecar_resources.as_ref().and_then(|given| {
         check("spec.sidecarResources", given, findings);
         given.limits.as_ref()?.get("memory")
@@ -60,8 +62,16 @@ pub(super) fn check_sidecar(spec: &StatefulServiceSpec, findings: &mut Findings)
             if let Some((limit, most)) = limit
                 && u128::from(memory.bytes()) * UNIT >= most
             {
+                let bytes = u64::try_from(most / UNIT).unwrap_or(u64::MAX);
+                let advice = match heap::largest(kind, memory.bytes(), bytes) {
+                    Some(largest) => format!(
+                        "set it to at most {}m, the largest that fits, or raise the limit",
+                        largest >> 20
+                    ),
+                    None => "raise the limit, since nothing fits into it".to_owned(),
+                };
                 let fault = format!(
-                    "is {text:?}, and the sidecar may use no more than spec.sidecarResources.limits.memory, which is {:?}, for everything: set it to less, or raise the limit",
+                    "is {text:?}, and the sidecar may use no more than spec.sidecarResources.limits.memory, which is {:?}, for everything: {advice}",
                     limit.0
                 );
                 findings.field(path, fault);
