@@ -73,6 +73,13 @@ impl Cgroup {
         }))
     }
 
+    /// Share of the last ten seconds in percent that somebody in the group waited for memory. Version 2 only.
+    pub fn pressure(&self) -> Option<f64> {
+        let text = fs::read_to_string(self.group.join("memory.pressure")).ok()?;
+        let some = text.lines().find_map(|line| line.strip_prefix("some avg10="))?;
+        some.split(' ').next()?.parse().ok()
+    }
+
     /// How many processes of the group the kernel has killed for memory so far.
     pub fn oom_kills(&self) -> Option<u64> {
         let file = match self.version {
@@ -122,12 +129,17 @@ mod tests {
                 ("pod/memory.max", "536870912\n"),
                 ("pod/box/memory.max", "max\n"),
                 ("pod/box/memory.current", "1000\n"),
+                (
+                    "pod/box/memory.pressure",
+                    "some avg10=1.25 avg60=0.00 total=7\nfull avg10=0.00\n",
+                ),
                 ("pod/box/memory.events", "low 0\noom 3\noom_kill 2\noom_group_kill 1\n"),
             ],
         );
         let group = Cgroup::find("0::/pod/box\n", root.path()).unwrap();
         assert_eq!(group.limit(), Some(536_870_912));
         assert_eq!((group.current(), group.oom_kills()), (Some(1_000), Some(2)));
+        assert_eq!(group.pressure(), Some(1.25));
     }
 
     #[test]

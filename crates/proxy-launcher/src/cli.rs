@@ -1,13 +1,15 @@
 //! The command line: options and a command of ours, then arguments that belong to the proxy.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use crate::{config::Above, jvm::is_jvm_flag};
+use api::{contract::probe, environment::value};
+
+use crate::{client::WaitFor, config::Above, jvm::is_jvm_flag};
 
 /// How the launcher is called; part of every [`UsageError`].
 pub const USAGE: &str = "proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] \
                          [--output table|json] [--deny-warnings] \
-                         [run|check|print-config|version] [--] [PROXY-ARGS...]";
+                         [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]";
 
 /// What to do, with which settings, and what to hand on to the proxy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,13 +37,28 @@ pub enum Verb {
     PrintConfig,
     /// Print the version.
     Version,
+    /// Ask the running launcher what the kubelet would ask.
+    Probe(&'static str),
+    /// Wait for something.
+    Wait(WaitFor, Duration),
+    /// Have calls sent elsewhere; wait until none is under way, if that is said.
+    Drain {
+        /// Whether to wait.
+        wait: bool,
+    },
 }
 
-const VERBS: [(&str, Verb); 4] = [
+/// How long `wait` waits unless it is said.
+const WAIT_DEFAULT: Duration = Duration::from_mins(1);
+
+const VERBS: [(&str, Verb); 7] = [
     ("run", Verb::Run),
     ("check", Verb::Check),
     ("print-config", Verb::PrintConfig),
     ("version", Verb::Version),
+    ("probe", Verb::Probe(probe::READY)),
+    ("wait", Verb::Wait(WaitFor::Ready, WAIT_DEFAULT)),
+    ("drain", Verb::Drain { wait: false }),
 ];
 
 /// A command line that cannot be followed.
@@ -52,7 +69,7 @@ pub enum UsageError {
     UnknownOption(OsString),
     /// A first word that is no command.
     #[error(
-        "UnknownCommand: {0:?}: use run, check, print-config or version, and put arguments for the proxy after \
+        "UnknownCommand: {0:?}: use run, check, print-config, version, probe, wait or drain, and put arguments for the proxy after \
          `--`; usage: {USAGE}"
     )]
     UnknownCommand(OsString),
@@ -110,6 +127,31 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
             }
             Some("--deny-warnings") => deny_warnings = true,
             Some("--print-config") => print_config = true,
+            Some("--for") if let Some(Verb::Wait(what, _)) = &mut verb => {
+                let (option, wanted) = ("--for", "proxy, user-function or ready");
+                *what = match value(option, wanted)?.as_str() {
+                    "proxy" => WaitFor::Proxy,
+                    "user-function" => WaitFor::UserFunction,
+                    "ready" => WaitFor::Ready,
+                    _ => return Err(UsageError::InvalidOption { option, wanted }),
+                };
+            }
+            Some("--timeout") if let Some(Verb::Wait(_, timeout)) = &mut verb => {
+                let (option, wanted) = ("--timeout", "a duration such as 60s");
+                let text = value(option, wanted)?;
+                *timeout = value::duration(&text)
+                    .ok()
+                    .ok_or(UsageError::InvalidOption { option, wanted })?;
+            }
+            Some("--wait") if let Some(Verb::Drain { wait }) = &mut verb => *wait = true,
+            Some(word) if let Some(Verb::Probe(path)) = &mut verb => {
+                let probes = [probe::STARTUP, probe::ALIVE, probe::READY];
+                let found = probes.into_iter().find(|path| path.strip_prefix('/') == Some(word));
+                *path = found.ok_or(UsageError::InvalidOption {
+                    option: "probe",
+                    wanted: "startup, alive or ready",
+                })?;
+            }
             _ if word.as_encoded_bytes().starts_with(b"-") => {
                 return Err(UsageError::UnknownOption(word));
             }

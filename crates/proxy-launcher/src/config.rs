@@ -52,6 +52,9 @@ pub struct Config {
     pub user_function_host: String,
     /// Address that the probes are answered on.
     pub admin_bind: IpAddr,
+    /// File that gets the token without which the admin port does nothing but tell; none when being in the pod
+    /// is enough.
+    pub admin_token_file: Option<PathBuf>,
     /// Which pod this is, as far as it was said.
     pub pod: Pod,
     /// Memory limit of the container in bytes.
@@ -198,6 +201,8 @@ pub struct Drain {
     pub pre_delay: Duration,
     /// What is left of the grace period when the proxy is killed.
     pub kill_margin: Duration,
+    /// Whether the proxy tells how many calls are under way.
+    pub counts_calls: bool,
 }
 
 /// What came out of all layers.
@@ -209,6 +214,8 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// What is started.
     pub proxy: ProxyCommand,
+    /// The container's memory limit in bytes, as far as it is known.
+    pub memory_limit: Option<u64>,
     /// What a JVM is estimated to use.
     pub budget: Option<Budget>,
     /// Every setting with its value and source, sorted by key.
@@ -253,13 +260,15 @@ pub fn load(
     }
     reader.warn_of_unknown(env::LAUNCHER_PREFIX);
 
+    let memory_limit = wishes.limit;
     let settings = settings(&reader, &sources);
     let (rest, mut warnings, problems) = reader.finish();
     all.extend(problems);
     match command::build(&config, &wishes, args, for_proxy(rest, &config)) {
         Ok(built) if all.is_empty() => {
             warnings.extend(built.warnings);
-            Ok(Loaded { config, warnings, proxy: built.proxy, budget: built.budget, settings })
+            let (proxy, budget) = (built.proxy, built.budget);
+            Ok(Loaded { config, warnings, proxy, memory_limit, budget, settings })
         }
         Ok(_) => Err(Refused::new(all, sources)),
         Err(more) => {

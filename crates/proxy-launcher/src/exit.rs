@@ -95,6 +95,35 @@ impl End {
         }
     }
 
+    /// In one word, for metrics, while the proxy should be running.
+    pub fn class(self) -> &'static str {
+        /// HUP, USR1 and USR2, as signals or as the codes that a JVM leaves with.
+        const STRAY: [u8; 3] = [1, 10, 12];
+        const ABORT: u8 = 6;
+        /// ILL, BUS, FPE, SEGV, SYS.
+        const FAULTS: [u8; 5] = [4, 7, 8, 11, 31];
+        const CLUSTER_DOWN: u8 = 255;
+        match self {
+            Self::Code(0) | Self::JvmCode(0) => "unexpected_zero",
+            Self::Code(2 | exit::USAGE | exit::CONFIG) => "config_rejected",
+            Self::Code(exit::RESTART) => "self_restart",
+            Self::JvmCode(CLUSTER_DOWN) => "cluster_down",
+            Self::Code(code) | Self::JvmCode(code) => match code.checked_sub(SIGNAL_BASE) {
+                Some(ABORT) => "crash",
+                Some(signal) if STRAY.contains(&signal) => "signalled",
+                _ => "error",
+            },
+            Self::Signal(SIGNAL_KILL) => "killed_external",
+            Self::Signal(signal) if signal == ABORT || FAULTS.contains(&signal) => "crash",
+            Self::Signal(signal) if STRAY.contains(&signal) => "signalled",
+            Self::Signal(_) => "error",
+            Self::OutOfMemory => "oom_killed",
+            Self::HeapFull => "jvm_oom",
+            Self::NotFound | Self::NotExecutable => "exec",
+            Self::NoResources => "spawn_resource",
+        }
+    }
+
     /// Our own exit code when this end is the last one.
     pub fn final_code(self) -> u8 {
         match self {

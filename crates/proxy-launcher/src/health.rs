@@ -2,13 +2,46 @@
 
 use api::contract::NotReady;
 
-/// The answers of `/alive` and `/ready`. `/startup` needs none: that anything answers is the answer.
+/// The answers of `/alive`, `/ready` and `/wait-for-drain`. `/startup` needs none: that anything answers is the
+/// answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
     /// Whether the launcher still has a purpose.
     pub alive: bool,
     /// Whether calls are served, and if not, why.
     pub ready: Result<(), NotReady>,
+    /// How far a drain is.
+    pub drain: Drain,
+}
+
+/// How far a drain is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Drain {
+    /// There is none.
+    No,
+    /// Calls are still served.
+    UnderWay,
+    /// No call is under way any more.
+    Done,
+    /// There is no more time to wait for one.
+    TimeUp,
+}
+
+impl Drain {
+    /// In a word, for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::UnderWay => "under way",
+            Self::Done => "done",
+            Self::TimeUp => "out of time",
+        }
+    }
+
+    /// Whether waiting for it is over.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Done | Self::TimeUp)
+    }
 }
 
 /// What the proxy said about itself.

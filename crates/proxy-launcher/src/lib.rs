@@ -5,8 +5,10 @@
 //! it is told and decides nothing; [`process`] is the only module that may hold `unsafe`.
 
 pub mod admin;
+pub mod board;
 pub mod cgroup;
 pub mod cli;
+pub mod client;
 pub mod command;
 pub mod config;
 pub mod exit;
@@ -14,8 +16,10 @@ pub mod health;
 pub mod jvm;
 pub mod log;
 pub mod machine;
+pub mod metrics;
 pub mod probe;
 pub mod process;
+pub mod signals;
 pub mod supervise;
 pub mod termination;
 pub mod user_function;

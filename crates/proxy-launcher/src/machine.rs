@@ -5,18 +5,20 @@
 //! [`Event::Tick`]. Every pair of state and event is defined; what has no meaning changes nothing.
 
 mod backoff;
+mod drain;
+mod ready;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
 
-use api::contract::{NotReady, exit, reason};
+use api::contract::{NotReady, reason};
 
-use self::backoff::Restarts;
+use self::{backoff::Restarts, drain::Draining};
 use crate::{
     config::{Drain, OnReturn, Supervise, UserFunction, Wait},
     exit::{End, KILLED, UNAVAILABLE, Verdict},
-    health::{Answer, Health},
+    health::{self, Answer, Health},
 };
 
 /// Without any event for so long this process itself was stopped, e.g. by SIGSTOP or a paused machine: the
@@ -32,6 +34,12 @@ const KILL_PATIENCE: Duration = Duration::from_secs(1);
 const PLANNED_RESTART_INTERVAL: Duration = Duration::from_secs(30);
 /// An interrupt comes from a person who waits at a terminal.
 const INTERRUPT_STOP: Duration = Duration::from_secs(5);
+
+/// Everything that [`Machine::state_name`] gives.
+pub const STATE_NAMES: [&str; 9] = [
+    "waiting", "backoff", "starting", "running", "dumping", "draining", "stopping", "failed",
+    "stopped",
+];
 
 /// What happened.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +64,14 @@ pub enum Event {
     Terminate,
     /// INT arrived.
     Interrupt,
+    /// Calls are to be sent elsewhere, while the proxy stays until TERM.
+    Drain,
+    /// That was not meant.
+    CancelDrain,
+    /// Leave without waiting until nobody is sent here any more: nobody is.
+    Quit,
+    /// So many calls are under way in the proxy.
+    InFlight(u64),
 }
 
 /// What to do about it.
@@ -145,6 +161,7 @@ pub struct Machine {
     user_function: UserFunction,
     /// Whether the user function answers; nothing as long as it never has.
     user_function_up: Option<bool>,
+    draining: Option<Draining>,
     /// When the last restart was that was no failure.
     planned_restart_at: Option<Duration>,
     state: State,
@@ -170,6 +187,7 @@ impl Machine {
             drain,
             user_function,
             user_function_up: None,
+            draining: None,
             planned_restart_at: None,
             state,
             generation: 0,
@@ -181,7 +199,13 @@ impl Machine {
 
     /// When [`Event::Tick`] is wanted at the latest.
     pub fn wake_at(&self) -> Option<Duration> {
-        let own = match &self.state {
+        let drained_at = self.draining.as_ref().and_then(Draining::wake_at);
+        [self.due_at(), self.give_up_at(), drained_at].into_iter().flatten().min()
+    }
+
+    /// When time alone ends the state.
+    fn due_at(&self) -> Option<Duration> {
+        match &self.state {
             State::Backoff { until, .. }
             | State::Dumping { until, .. }
             | State::Draining { until, .. } => Some(*until),
@@ -195,8 +219,7 @@ impl Machine {
             | State::Running { .. }
             | State::Failed { .. }
             | State::Stopped => None,
-        };
-        own.into_iter().chain(self.give_up_at()).min()
+        }
     }
 
     /// When a user function that has never answered is waited for no longer.
@@ -229,9 +252,55 @@ impl Machine {
         }
     }
 
+    /// Whether the user function answers; nothing as long as it never has.
+    pub fn user_function_up(&self) -> Option<bool> {
+        self.user_function_up
+    }
+
+    /// How many more failures are answered with a restart.
+    pub fn budget_left(&self, now: Duration) -> u32 {
+        self.restarts.left(now)
+    }
+
+    /// Until when a restart waits.
+    pub fn pause_until(&self) -> Option<Duration> {
+        match self.state {
+            State::Backoff { until, last: Some(_) } => Some(until),
+            _ => None,
+        }
+    }
+
+    /// What an end that happens now is, in one word.
+    pub fn class_of(&self, end: End) -> &'static str {
+        match self.state {
+            State::Stopping { then: Then::StartAgain(why), .. }
+            | State::Killing { then: Then::StartAgain(why), .. }
+            | State::Dumping { why, .. } => match why {
+                Why::NeverAnswered => "start_timeout",
+                Why::Hung => "hang",
+                Why::UserFunctionReturned => "replaced",
+            },
+            State::Stopping { .. } | State::Draining { .. } if end.is_clean_stop() => "clean",
+            State::Stopping { .. } => "stop_error",
+            State::Killing { .. } => "stop_timeout",
+            _ => end.class(),
+        }
+    }
+
+    /// Takes other settings from now on.
+    pub fn reconfigure(&mut self, supervise: Supervise, drain: Drain) {
+        self.restarts.reconfigure(supervise.clone());
+        self.supervise = supervise;
+        self.drain = drain;
+    }
+
     /// What the probes are to be told.
     pub fn health(&self) -> Health {
-        Health { alive: !matches!(self.state, State::Failed { .. }), ready: self.ready() }
+        Health {
+            alive: !matches!(self.state, State::Failed { .. }),
+            ready: self.ready(),
+            drain: self.draining.as_ref().map_or(health::Drain::No, Draining::progress),
+        }
     }
 
     /// Takes an event in.
@@ -240,6 +309,15 @@ impl Machine {
             self.silent_since = None;
         }
         self.last_event_at = now;
+        let actions = self.react(event, now);
+        let has_proxy = self.has_proxy();
+        if let Some(draining) = &mut self.draining {
+            draining.look(has_proxy, now);
+        }
+        actions
+    }
+
+    fn react(&mut self, event: Event, now: Duration) -> Vec<Action> {
         match event {
             Event::Tick => self.tick(now),
             Event::Ended(end) => self.ended(end, now),
@@ -249,7 +327,49 @@ impl Machine {
             Event::Interrupt => {
                 self.leave(now, Duration::ZERO, self.stop_time().min(INTERRUPT_STOP))
             }
+            Event::Quit => self.leave(now, Duration::ZERO, self.stop_time()),
+            Event::Drain => {
+                self.begin_drain(now, self.drain.pre_delay);
+                Vec::new()
+            }
+            Event::CancelDrain => {
+                if !self.is_leaving() {
+                    self.draining = None;
+                }
+                Vec::new()
+            }
+            Event::InFlight(calls) => {
+                if let Some(draining) = &mut self.draining {
+                    draining.in_flight(calls);
+                }
+                Vec::new()
+            }
         }
+    }
+
+    /// There is one drain and one deadline, whoever asked first.
+    fn begin_drain(&mut self, now: Duration, pre_delay: Duration) -> Draining {
+        let stop_time = self.stop_time();
+        let is_counted = self.drain.counts_calls;
+        *self.draining.get_or_insert_with(|| Draining::new(now, pre_delay, stop_time, is_counted))
+    }
+
+    fn has_proxy(&self) -> bool {
+        !matches!(
+            self.state,
+            State::Waiting | State::Backoff { .. } | State::Failed { .. } | State::Stopped
+        )
+    }
+
+    fn is_leaving(&self) -> bool {
+        matches!(
+            self.state,
+            State::Draining { .. }
+                | State::Stopping { then: Then::Leave, .. }
+                | State::Killing { then: Then::Leave, .. }
+                | State::Failed { .. }
+                | State::Stopped
+        )
     }
 
     /// From the first TERM to KILL. A grace period too short for the margin is halved instead.
@@ -259,11 +379,11 @@ impl Machine {
     }
 
     fn tick(&mut self, now: Duration) -> Vec<Action> {
-        if self.wake_at().is_none_or(|at| now < at) {
-            return Vec::new();
-        }
         if self.give_up_at().is_some_and(|at| at <= now) {
             return self.give_up();
+        }
+        if self.due_at().is_none_or(|at| now < at) {
+            return Vec::new();
         }
         match self.state {
             State::Backoff { .. } => self.start(now),
@@ -319,7 +439,9 @@ impl Machine {
         let recently = self
             .planned_restart_at
             .is_some_and(|at| now.saturating_sub(at) < PLANNED_RESTART_INTERVAL);
-        let restart = returned && self.user_function.on_return == OnReturn::RestartProxy;
+        let restart = returned
+            && self.user_function.on_return == OnReturn::RestartProxy
+            && self.draining.is_none();
         if !restart || recently || !matches!(self.state, State::Running { .. }) {
             return Vec::new();
         }
@@ -431,12 +553,18 @@ impl Machine {
         Vec::new()
     }
 
-    /// TERM or INT. Only the first counts: a later one neither shortens nor lengthens anything.
+    /// TERM or INT. Only the first counts: a later one neither shortens nor lengthens anything. A drain that
+    /// came before has used up some of the time.
     fn leave(&mut self, now: Duration, pre_delay: Duration, stop_time: Duration) -> Vec<Action> {
-        let kill_at = now.saturating_add(stop_time);
+        if self.is_leaving() {
+            return Vec::new();
+        }
+        let draining = self.begin_drain(now, pre_delay);
+        let kill_at = draining.since().saturating_add(stop_time);
+        let kill_at = kill_at.max(now.saturating_add(self.drain.kill_margin.min(stop_time)));
+        let until = draining.since().saturating_add(pre_delay).min(kill_at);
         match self.state {
-            State::Running { .. } if !pre_delay.is_zero() => {
-                let until = now.saturating_add(pre_delay).min(kill_at);
+            State::Running { .. } if now < until => {
                 self.state = State::Draining { until, kill_at };
                 Vec::new()
             }
@@ -457,6 +585,7 @@ impl Machine {
                 self.state = State::Stopped;
                 vec![Action::Exit { code: 0, words: None }]
             }
+            // Leaving already, see above.
             State::Draining { .. }
             | State::Stopping { then: Then::Leave, .. }
             | State::Killing { then: Then::Leave, .. }
@@ -474,65 +603,5 @@ impl Machine {
     fn fail(&mut self, code: u8, words: Option<NotReady>) -> Vec<Action> {
         self.state = State::Failed { code };
         vec![Action::Exit { code, words }]
-    }
-
-    fn misses_user_function(&self) -> bool {
-        self.is_watched() && self.user_function.required && self.user_function_up != Some(true)
-    }
-
-    fn ready(&self) -> Result<(), NotReady> {
-        let not_ready =
-            |reason: &str, message: String| Err(NotReady { reason: reason.to_owned(), message });
-        match &self.state {
-            State::Waiting => not_ready(
-                reason::USER_FUNCTION_UNREACHABLE,
-                "the proxy is started once the user function answers".to_owned(),
-            ),
-            State::Running { .. } | State::Starting { .. } => match &self.answer {
-                Answer::Ready if self.misses_user_function() => not_ready(
-                    reason::USER_FUNCTION_UNREACHABLE,
-                    "the user function does not answer; look at the container user-container"
-                        .to_owned(),
-                ),
-                Answer::Ready => Ok(()),
-                Answer::NotReady(why) => Err(why.clone()),
-                Answer::Silent(why) => not_ready(reason::PROXY_STARTING, why.clone()),
-            },
-            State::Backoff { last: None, .. } => {
-                not_ready(reason::PROXY_STARTING, "the proxy is being started".to_owned())
-            }
-            State::Backoff { last: Some(end), .. } => not_ready(
-                reason::PROXY_STARTING,
-                format!("the proxy {end} and will be started again shortly"),
-            ),
-            State::Dumping { why, .. }
-            | State::Stopping { then: Then::StartAgain(why), .. }
-            | State::Killing { then: Then::StartAgain(why), .. } => {
-                let silent_for = |limit| {
-                    format!("the proxy did not answer within {limit:?} and is being started again")
-                };
-                let message = match why {
-                    Why::NeverAnswered => silent_for(self.supervise.start_timeout),
-                    Why::Hung => silent_for(self.supervise.hang_after),
-                    Why::UserFunctionReturned => {
-                        "the user function came back, and the proxy is started again for it"
-                            .to_owned()
-                    }
-                };
-                not_ready(reason::PROXY_STARTING, message)
-            }
-            State::Draining { .. }
-            | State::Stopping { .. }
-            | State::Killing { .. }
-            | State::Stopped => not_ready(reason::DRAINING, "the pod is being stopped".to_owned()),
-            State::Failed { code: exit::CONFIG } => not_ready(
-                reason::CONFIGURATION_REFUSED,
-                "the proxy refused its settings".to_owned(),
-            ),
-            State::Failed { code } => not_ready(
-                reason::PROXY_CRASHED,
-                format!("the proxy is not started again; the container leaves with {code}"),
-            ),
-        }
     }
 }

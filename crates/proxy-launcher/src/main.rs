@@ -12,9 +12,10 @@ use api::{
 use proxy_launcher::{
     cgroup::{self, Cgroup},
     cli::{self, Invocation, Verb},
+    client::Client,
     command,
-    config::{self, Loaded, Refused, Surroundings},
-    exit::OS_ERROR,
+    config::{self, Config, Loaded, Refused, Surroundings},
+    exit::{OS_ERROR, UNAVAILABLE},
     log::{Format, Log},
     supervise, termination,
 };
@@ -35,6 +36,21 @@ fn main() -> ExitCode {
         Verb::Run => run(&invocation).into(),
         Verb::Check => check(&invocation).into(),
         Verb::PrintConfig => print_config(&invocation).into(),
+        Verb::Probe(path) => ask(&invocation, |client, _| {
+            let (is_good, body) = client.probe(path)?;
+            say(&body);
+            Ok(u8::from(!is_good))
+        })
+        .into(),
+        Verb::Wait(what, timeout) => ask(&invocation, |client, _| {
+            Ok(if client.wait(what, timeout) { 0 } else { UNAVAILABLE })
+        })
+        .into(),
+        Verb::Drain { wait } => ask(&invocation, |client, config| {
+            say(&client.drain(wait, config.drain.grace)?);
+            Ok(0)
+        })
+        .into(),
         Verb::Version => {
             say(&format!("proxy-launcher {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS
@@ -67,7 +83,7 @@ fn run(invocation: &Invocation) -> u8 {
             return exit::CONFIG;
         }
     };
-    Log::start(loaded.config.log_level, loaded.config.log_format);
+    let log = Log::start(loaded.config.log_level, loaded.config.log_format);
     log_settings(&loaded);
     // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -78,7 +94,7 @@ fn run(invocation: &Invocation) -> u8 {
             return OS_ERROR;
         }
     };
-    match runtime.block_on(supervise::run(&loaded.config, &loaded.proxy)) {
+    match runtime.block_on(supervise::run(loaded, log, &|| load(invocation))) {
         Ok(code) => {
             info!(code, "launcher leaves");
             code
@@ -89,6 +105,22 @@ fn run(invocation: &Invocation) -> u8 {
             error.exit_code()
         }
     }
+}
+
+/// Talks to the launcher that has the same settings.
+fn ask(invocation: &Invocation, question: impl FnOnce(&Client, &Config) -> io::Result<u8>) -> u8 {
+    let loaded = match load(invocation) {
+        Ok(loaded) => loaded,
+        Err(refused) => {
+            say_refused(&refused, invocation.json);
+            return exit::FAILURE;
+        }
+    };
+    let answer = Client::new(&loaded.config).and_then(|client| question(&client, &loaded.config));
+    answer.unwrap_or_else(|error| {
+        say(&format!("error: {error}"));
+        exit::FAILURE
+    })
 }
 
 fn check(invocation: &Invocation) -> u8 {

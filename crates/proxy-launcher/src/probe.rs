@@ -1,4 +1,4 @@
-//! Asks the proxy whether it serves calls.
+//! Asks the proxy: whether it serves calls, how many are under way, what it is doing.
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
@@ -16,6 +16,12 @@ const TIMEOUT: Duration = Duration::from_millis(900);
 const PAUSE_WHILE_UNREADY: Duration = Duration::from_millis(200);
 const PAUSE_WHILE_READY: Duration = Duration::from_secs(1);
 const BODY_MAX: usize = 16 * 1024;
+/// Metrics of a user function with very many methods.
+const PAGE_MAX: usize = 4 * 1024 * 1024;
+/// While somebody waits for the last call.
+const PAUSE_WHILE_DRAINING: Duration = Duration::from_millis(100);
+/// The gauge of the native proxy (`docs/metrics.md`).
+const IN_FLIGHT: &str = "cloudstate_requests_in_flight ";
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -42,7 +48,7 @@ pub async fn ask(management_port: u16) -> Answer {
             probe::READY
         ))
     };
-    match time::timeout(TIMEOUT, exchange(management_port)).await {
+    match time::timeout(TIMEOUT, exchange(management_port, probe::READY, BODY_MAX)).await {
         Ok(Ok((StatusCode::OK, _))) => Answer::Ready,
         Ok(Ok((status, body))) => {
             Answer::NotReady(serde_json::from_slice(&body).unwrap_or_else(|_| NotReady {
@@ -55,18 +61,49 @@ pub async fn ask(management_port: u16) -> Answer {
     }
 }
 
-async fn exchange(port: u16) -> Result<(StatusCode, Bytes), Cause> {
+/// Asks again and again how many calls are under way, for as long as somebody listens.
+///
+/// # Cancel safety
+/// May be dropped at any point: a question in flight is then forgotten.
+pub async fn count_calls(metrics_port: u16, counts: mpsc::Sender<u64>) {
+    loop {
+        if let Some(page) = page(metrics_port, "/metrics").await
+            && let Some(count) = calls_under_way(&page)
+            && counts.send(count).await.is_err()
+        {
+            return;
+        }
+        time::sleep(PAUSE_WHILE_DRAINING).await;
+    }
+}
+
+fn calls_under_way(metrics: &str) -> Option<u64> {
+    metrics.lines().find_map(|line| line.strip_prefix(IN_FLIGHT))?.trim().parse().ok()
+}
+
+/// A page of the proxy's; nothing when there is none.
+pub async fn page(port: u16, path: &'static str) -> Option<String> {
+    let answer = time::timeout(TIMEOUT, exchange(port, path, PAGE_MAX)).await;
+    let (status, body) = answer.ok()?.ok()?;
+    (status == StatusCode::OK).then(|| String::from_utf8_lossy(&body).into_owned())
+}
+
+async fn exchange(
+    port: u16,
+    path: &'static str,
+    body_max: usize,
+) -> Result<(StatusCode, Bytes), Cause> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(BODY_MAX).handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(probe::READY)
+    let request = Request::get(path)
         .header(header::HOST, "localhost")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;
     let question = async move {
         let response = sender.send_request(request).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), BODY_MAX).collect().await?;
+        let body = Limited::new(response.into_body(), body_max).collect().await?;
         Ok::<_, Cause>((status, body.to_bytes()))
     };
     // The connection does the work that the question waits for; it ends when the sender is dropped.
@@ -74,4 +111,16 @@ async fn exchange(port: u16) -> Result<(StatusCode, Bytes), Cause> {
     let answer = answer?;
     end.map_err(io::Error::other)?;
     Ok(answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_number_of_calls_is_found_among_the_proxys_metrics() {
+        let page = "# TYPE cloudstate_requests_in_flight gauge\ncloudstate_requests_in_flight 17\n";
+        assert_eq!(calls_under_way(page), Some(17));
+        assert_eq!(calls_under_way("cloudstate_requests_in_flight_total 1\n"), None);
+    }
 }

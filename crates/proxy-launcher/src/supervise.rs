@@ -1,16 +1,22 @@
 //! Does what [`Machine`] decides: owns the clock, the signals, the child and the admin server.
 
+mod reload;
+
 use std::{
     collections::VecDeque,
+    fs::{File, OpenOptions},
     hash::{BuildHasher, RandomState},
-    io,
+    io::{self, Read as _, Write as _},
     net::SocketAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
+use serde_json::Value;
 use tokio::{
     net::TcpListener,
-    signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, watch},
     task::JoinSet,
     time::{self, Instant},
@@ -18,31 +24,32 @@ use tokio::{
 use tracing::{debug, info, warn};
 
 use crate::{
-    admin,
+    admin::{self, Desk, Order},
+    board::{Board, Facts, PastEnd},
     cgroup::Cgroup,
-    command::ProxyCommand,
-    config::{Config, ProxyKind, Wait},
+    config::{self, Config, Loaded, ProxyKind, Refused, Wait},
     exit::{End, OS_ERROR},
-    health::{Answer, Health},
+    health::{Answer, Drain, Health},
+    jvm::Budget,
+    log::Log,
     machine::{Action, Event, Machine},
     probe,
     process::{self, Leader},
+    signals::{Received, Signals},
     termination,
     user_function::{self, Target},
 };
 
-/// As PID 1 the kernel drops what nobody handles, elsewhere these would end us; to the proxy they mean
-/// nothing good either. So they are taken and forgotten.
-const IGNORED_SIGNALS: [fn() -> SignalKind; 5] = [
-    SignalKind::hangup,
-    SignalKind::quit,
-    SignalKind::user_defined1,
-    SignalKind::user_defined2,
-    SignalKind::alarm,
-];
-
 /// How long what the proxy left behind may take to die.
 const BURY_PATIENCE: Duration = Duration::from_secs(1);
+/// How long those may take to hear of the end who waited for it.
+const FLUSH_PATIENCE: Duration = Duration::from_millis(200);
+const FLUSH_GLANCE: Duration = Duration::from_millis(5);
+/// What may be asked for before it is taken up.
+const ORDERS_MAX: usize = 4;
+/// How often the proxy is asked at most what it is doing.
+pub(crate) const DUMP_INTERVAL: Duration = Duration::from_secs(5);
+const TOKEN_BYTES: usize = 16;
 
 /// Why supervision could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +68,17 @@ pub enum Error {
     /// Signals cannot be received.
     #[error("failed to take over signal handling")]
     Signals(#[source] io::Error),
+    /// The token cannot be left where it is to be found.
+    #[error(
+        "failed to write the token to {path}: let CLOUDSTATE_LAUNCHER_ADMIN_TOKEN_FILE name a file in a folder \
+         that can be written, or leave it out"
+    )]
+    Token {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
 }
 
 impl Error {
@@ -70,18 +88,25 @@ impl Error {
     }
 }
 
-/// Keeps one proxy running until a signal or the proxy itself ends it, and returns our exit code.
+/// Keeps one proxy running until a signal or the proxy itself ends it, and returns our exit code. `load` reads
+/// the settings again.
 ///
 /// # Errors
 /// [`Error`] when nothing has been started yet and nothing can be.
-pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
+pub async fn run(
+    loaded: Loaded,
+    log: Log,
+    load: &dyn Fn() -> Result<Loaded, Refused>,
+) -> Result<u8, Error> {
     let mut signals = Signals::take().map_err(Error::Signals)?;
     if let Err(error) = process::adopt_orphans() {
         warn!(%error, "orphans of the proxy will not be reaped here");
     }
+    let config = &loaded.config;
     let address = SocketAddr::new(config.admin_bind, config.ports.admin.get());
     let listener =
         TcpListener::bind(address).await.map_err(|source| Error::Listen { address, source })?;
+    let token = config.admin_token_file.as_deref().map(leave_token).transpose()?;
 
     let seed = RandomState::new().hash_one(());
     let machine = Machine::new(
@@ -90,31 +115,69 @@ pub async fn run(config: &Config, proxy: &ProxyCommand) -> Result<u8, Error> {
         config.user_function.clone(),
         seed,
     );
+    let started = Instant::now();
+    let board = Arc::new(Board::new(first_facts(&loaded), started.into_std()));
+    let shown = Arc::new(Mutex::new(config::json(&loaded.settings)));
     let health = watch::Sender::new(machine.health());
+    let (orders, mut ordered) = mpsc::channel(ORDERS_MAX);
+    let desk = Desk::new(
+        health.subscribe(),
+        Arc::clone(&board),
+        orders,
+        log.clone(),
+        token,
+        Arc::clone(&shown),
+    );
     let mut server = JoinSet::new();
-    server.spawn(admin::serve(listener, health.subscribe()));
-
+    server.spawn(admin::serve(listener, desk.clone()));
     let mut function = watch_user_function(config, &mut server);
     // One answer in flight is enough: the prober waits with the next question until it was taken.
     let (answers, mut heard) = mpsc::channel(1);
+    let (counts, mut counted) = mpsc::channel(1);
     let mut supervisor = Supervisor {
-        config,
-        proxy,
+        loaded,
+        load,
+        log,
+        shown,
         machine,
         health,
+        board,
         leader: None,
         oom_kills: None,
         prober: JoinSet::new(),
         answers,
-        started: Instant::now(),
+        counter: None,
+        counts,
+        talks: JoinSet::new(),
+        started,
     };
     let mut event = Event::Tick;
     loop {
         if let Some(code) = supervisor.take(event) {
-            bury_all(&mut signals.child).await;
+            bury_all(&mut signals).await;
+            flush(&desk).await;
             return Ok(code);
         }
-        event = supervisor.next_event(&mut signals, &mut heard, &mut function).await;
+        event = tokio::select! {
+            biased; // Signals win a tie.
+            signal = signals.next() => supervisor.signalled(signal),
+            Some((generation, answer)) = heard.recv() => Event::Answered { generation, answer },
+            Some(up) = function.recv() => {
+                info!(up, "user function");
+                Event::UserFunction { up }
+            }
+            Some(order) = ordered.recv() => supervisor.ordered(order),
+            Some(calls) = counted.recv() => Event::InFlight(calls),
+            () = sleep_until(supervisor.wake_at()) => Event::Tick,
+        };
+    }
+}
+
+fn first_facts(loaded: &Loaded) -> Facts {
+    Facts {
+        is_jvm: matches!(loaded.config.kind, ProxyKind::Jvm(_)),
+        warnings: loaded.warnings.len(),
+        ..Facts::default()
     }
 }
 
@@ -132,45 +195,106 @@ fn watch_user_function(config: &Config, tasks: &mut JoinSet<()>) -> mpsc::Receiv
     heard
 }
 
+/// Makes a token that only those can read who are us.
+fn leave_token(path: &Path) -> Result<String, Error> {
+    let leave = || {
+        let mut random = [0; TOKEN_BYTES];
+        File::open("/dev/urandom")?.read_exact(&mut random)?;
+        let token = format!("{:032x}", u128::from_be_bytes(random));
+        // Made anew, so that nobody has it open who could not read it.
+        let _ = std::fs::remove_file(path);
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(token.as_bytes())?;
+        Ok(token)
+    };
+    leave().map_err(|source| Error::Token { path: path.to_owned(), source })
+}
+
 struct Supervisor<'a> {
-    config: &'a Config,
-    proxy: &'a ProxyCommand,
+    loaded: Loaded,
+    load: &'a dyn Fn() -> Result<Loaded, Refused>,
+    log: Log,
+    /// The settings as the admin port shows them.
+    shown: Arc<Mutex<Value>>,
     machine: Machine,
     health: watch::Sender<Health>,
+    board: Arc<Board>,
     leader: Option<Leader>,
     /// How many processes the kernel had killed for memory when the proxy was started.
     oom_kills: Option<u64>,
     prober: JoinSet<()>,
     answers: mpsc::Sender<(u64, Answer)>,
+    /// Counts calls while a drain waits for them.
+    counter: Option<JoinSet<()>>,
+    counts: mpsc::Sender<u64>,
+    /// Questions to the proxy whose answers go to the log.
+    talks: JoinSet<()>,
     started: Instant,
 }
 
 impl Supervisor<'_> {
-    async fn next_event(
-        &mut self,
-        signals: &mut Signals,
-        heard: &mut mpsc::Receiver<(u64, Answer)>,
-        function: &mut mpsc::Receiver<bool>,
-    ) -> Event {
-        let wake_at = self.machine.wake_at().and_then(|at| self.started.checked_add(at));
-        tokio::select! {
-            biased; // Signals win a tie, and among them those that end us.
-            _ = signals.terminate.recv() => {
-                info!(signal = "TERM", "signal received");
-                Event::Terminate
-            }
-            _ = signals.interrupt.recv() => {
-                info!(signal = "INT", "signal received");
-                Event::Interrupt
-            }
-            _ = signals.child.recv() => self.reap(),
-            Some((generation, answer)) = heard.recv() => Event::Answered { generation, answer },
-            Some(up) = function.recv() => {
-                info!(up, "user function");
-                Event::UserFunction { up }
-            }
-            () = sleep_until(wake_at) => Event::Tick,
+    fn wake_at(&self) -> Option<Instant> {
+        self.machine.wake_at().and_then(|at| self.started.checked_add(at))
+    }
+
+    fn signalled(&mut self, signal: Received) -> Event {
+        let name = signal.as_str();
+        if signal != Received::Child {
+            info!(signal = name, "signal received");
+            self.board.note(|facts| *facts.signals.entry(name).or_default() += 1);
         }
+        match signal {
+            Received::Term => return Event::Terminate,
+            Received::Int => return Event::Interrupt,
+            Received::Child => return self.reap(),
+            Received::Hup => self.reload(),
+            Received::Quit => self.write_down(),
+            Received::Usr1 => {
+                let status = self.board.status(&self.health.borrow());
+                info!(%status, "status");
+            }
+            Received::Usr2 => {
+                let is_debug = self.log.level() == "debug";
+                let level = if is_debug { self.loaded.config.log_level } else { "debug" };
+                self.log.set_level(level);
+                info!(level, "the level of the log was changed");
+            }
+        }
+        Event::Tick
+    }
+
+    fn ordered(&mut self, order: Order) -> Event {
+        info!(?order, "told at the admin port");
+        match order {
+            Order::Drain => Event::Drain,
+            Order::CancelDrain => Event::CancelDrain,
+            Order::Quit => Event::Quit,
+            Order::Dump => {
+                self.write_down();
+                Event::Tick
+            }
+        }
+    }
+
+    /// Has the proxy write down what it is doing: a JVM by itself, our own by its page.
+    fn write_down(&mut self) {
+        let (now, before) = (self.board.now(), self.board.look().dumped_at);
+        if before.is_some_and(|at| now.saturating_sub(at) < DUMP_INTERVAL) {
+            return;
+        }
+        self.board.note(|facts| facts.dumped_at = Some(now));
+        if matches!(self.loaded.config.kind, ProxyKind::Jvm(_)) {
+            return self.signal(Leader::dump, "QUIT");
+        }
+        let port = self.loaded.config.ports.management.get();
+        while self.talks.try_join_next().is_some() {}
+        self.talks.spawn(async move {
+            if let Some(status) = probe::page(port, "/status").await {
+                info!(status, "what the proxy is doing");
+            } else {
+                warn!("the proxy does not say what it is doing");
+            }
+        });
     }
 
     /// Feeds an event to the machine, does what it asks for, and tells the probes.
@@ -178,11 +302,19 @@ impl Supervisor<'_> {
         let mut events = VecDeque::from([event]);
         let mut code = None;
         while let Some(event) = events.pop_front() {
+            let now = self.started.elapsed();
             let before = self.machine.state_name();
-            let actions = self.machine.handle(event, self.started.elapsed());
+            self.write_up(&event, now);
+            let actions = self.machine.handle(event, now);
             let after = self.machine.state_name();
             if before != after {
                 info!(from = before, to = after, "state changed");
+            }
+            if (before, after) == ("starting", "running") {
+                self.board.note(|facts| {
+                    let took = facts.spawned_at.map(|at| now.saturating_sub(at));
+                    facts.start_times.observe(took.unwrap_or_default());
+                });
             }
             for action in actions {
                 match action {
@@ -195,7 +327,8 @@ impl Supervisor<'_> {
                     Action::Stop => self.signal(Leader::stop, "TERM"),
                     Action::Kill => self.signal(Leader::kill, "KILL"),
                     Action::Exit { code: last, words } => {
-                        if let (Some(path), Some(words)) = (&self.config.termination_path, words)
+                        if let (Some(path), Some(words)) =
+                            (&self.loaded.config.termination_path, words)
                             && let Err(error) = termination::write_if_empty(path, &words)
                         {
                             debug!(path = %path.display(), %error, "failed to leave last words");
@@ -206,22 +339,65 @@ impl Supervisor<'_> {
             }
         }
         self.tell_probes();
+        self.count_calls();
         code
     }
 
+    /// Notes what an event says, before the machine sees it.
+    fn write_up(&self, event: &Event, now: Duration) {
+        let class = |end| self.machine.class_of(end);
+        self.board.note(|facts| match event {
+            Event::Answered { generation, answer } if *generation == facts.generation => {
+                facts.proxy_answers = !matches!(answer, Answer::Silent(_));
+                facts.proxy_ready = *answer == Answer::Ready;
+                facts.probe_failures += u64::from(!facts.proxy_answers);
+            }
+            Event::UserFunction { up } => {
+                facts.user_function_wait.get_or_insert(now);
+                facts.user_function_changes += u64::from(facts.user_function.is_some());
+                facts.user_function = Some(*up);
+            }
+            Event::InFlight(calls) => facts.in_flight = Some(*calls),
+            Event::Ended(end) => {
+                (facts.pid, facts.in_flight) = (None, None);
+                (facts.proxy_answers, facts.proxy_ready) = (false, false);
+                let lived = facts.spawned_at.take().map(|at| now.saturating_sub(at));
+                let (class, text) = (class(*end), end.to_string());
+                facts.ended(PastEnd { at: now, lived, class, text });
+            }
+            _ => {}
+        });
+    }
+
     fn spawn(&mut self, generation: u64) -> Result<(), End> {
-        if let Some(path) = &self.config.termination_path
+        if let Some(path) = &self.loaded.config.termination_path
             && let Err(error) = termination::clear(path)
         {
             debug!(path = %path.display(), %error, "failed to clear earlier last words");
         }
-        let program = self.proxy.program.display();
-        match process::spawn(self.proxy) {
+        if generation > 1 {
+            self.fit_memory();
+        }
+        let program = self.loaded.proxy.program.display();
+        let spawned = process::spawn(&self.loaded.proxy);
+        let now = self.started.elapsed();
+        let budget = self.loaded.budget.as_ref();
+        self.board.note(|facts| {
+            facts.generation = generation;
+            facts.memory_limit = self.loaded.memory_limit;
+            facts.heap_max = budget.map(|budget| budget.heap);
+            facts.heap_estimate = budget.map(Budget::total);
+            if let Ok(leader) = &spawned {
+                facts.starts += 1;
+                (facts.pid, facts.spawned_at) = (Some(leader.id()), Some(now));
+            }
+        });
+        match spawned {
             Ok(leader) => {
                 info!(%program, pid = leader.id(), generation, "proxy started");
                 self.leader = Some(leader);
                 self.oom_kills = oom_kills();
-                let port = self.config.ports.management.get();
+                let port = self.loaded.config.ports.management.get();
                 self.prober.spawn(probe::watch(port, generation, self.answers.clone()));
                 Ok(())
             }
@@ -248,8 +424,12 @@ impl Supervisor<'_> {
         if reaped.orphans > 0 {
             debug!(count = reaped.orphans, "orphans reaped");
         }
+        self.board.note(|facts| {
+            facts.orphans_reaped += u64::from(reaped.orphans);
+            facts.leaders_reaped += u64::from(reaped.leader.is_some());
+        });
         let Some(end) = reaped.leader else { return Event::Tick };
-        let is_jvm = matches!(self.config.kind, ProxyKind::Jvm(_));
+        let is_jvm = matches!(self.loaded.config.kind, ProxyKind::Jvm(_));
         let end = end.explained(is_jvm, oom_kills() > self.oom_kills);
         let pid = self.leader.take().map(Leader::id);
         self.prober.abort_all();
@@ -258,18 +438,52 @@ impl Supervisor<'_> {
     }
 
     fn tell_probes(&self) {
-        let new = self.machine.health();
+        let (new, now) = (self.machine.health(), self.started.elapsed());
+        self.board.note(|facts| {
+            facts.state = self.machine.state_name();
+            facts.budget_left = self.machine.budget_left(now);
+            facts.pause_until = self.machine.pause_until();
+            if new.ready.is_ok() {
+                facts.time_to_ready.get_or_insert(now);
+            }
+            match new.drain {
+                Drain::No => (facts.drain_begun, facts.drain_took) = (None, None),
+                Drain::UnderWay => _ = facts.drain_begun.get_or_insert(now),
+                Drain::Done | Drain::TimeUp => {
+                    let begun = *facts.drain_begun.get_or_insert(now);
+                    facts.drain_took.get_or_insert_with(|| now.saturating_sub(begun));
+                }
+            }
+        });
         self.health.send_if_modified(|old| {
-            let differs = *old != new;
-            if differs {
+            if *old == new {
+                return false;
+            }
+            if old.ready != new.ready {
                 match &new.ready {
                     Ok(()) => info!("ready"),
                     Err(why) => info!(reason = why.reason, why = why.message, "not ready"),
                 }
-                *old = new;
             }
-            differs
+            if old.drain != new.drain {
+                let Facts { in_flight: calls, drain_took: took, .. } = self.board.look();
+                info!(drain = new.drain.as_str(), calls, ?took, "drain");
+            }
+            *old = new;
+            true
         });
+    }
+
+    /// Has the proxy's calls counted while somebody wants to know.
+    fn count_calls(&mut self) {
+        let config = &self.loaded.config;
+        let is_wanted = self.health.borrow().drain != Drain::No && self.leader.is_some();
+        if !is_wanted || !config.drain.counts_calls {
+            self.counter = None;
+        } else if self.counter.is_none() {
+            let (port, counts) = (config.ports.metrics.get(), self.counts.clone());
+            self.counter.insert(JoinSet::new()).spawn(probe::count_calls(port, counts));
+        }
     }
 }
 
@@ -281,11 +495,11 @@ fn sweep() -> usize {
 }
 
 /// Leaves no process behind, as far as the kernel lets them go in time.
-async fn bury_all(child: &mut Signal) {
+async fn bury_all(signals: &mut Signals) {
     let deadline = Instant::now() + BURY_PATIENCE;
     while sweep() > 0 {
         process::reap(None);
-        if time::timeout_at(deadline, child.recv()).await.is_err() {
+        if time::timeout_at(deadline, signals.child()).await.is_err() {
             warn!("some processes of the proxy would not die");
             return;
         }
@@ -293,30 +507,16 @@ async fn bury_all(child: &mut Signal) {
     process::reap(None);
 }
 
+/// Lets those have their answer who waited for the end.
+async fn flush(desk: &Desk) {
+    let deadline = Instant::now() + FLUSH_PATIENCE;
+    while desk.is_busy() && Instant::now() < deadline {
+        time::sleep(FLUSH_GLANCE).await;
+    }
+}
+
 fn oom_kills() -> Option<u64> {
     Cgroup::of_this_process().and_then(|group| group.oom_kills())
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    child: Signal,
-    /// Kept so that the signals stay taken; tokio would not give them back anyway.
-    _ignored: Vec<Signal>,
-}
-
-impl Signals {
-    fn take() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            child: signal(SignalKind::child())?,
-            _ignored: IGNORED_SIGNALS
-                .iter()
-                .map(|kind| signal(kind()))
-                .collect::<Result<_, _>>()?,
-        })
-    }
 }
 
 async fn sleep_until(at: Option<Instant>) {

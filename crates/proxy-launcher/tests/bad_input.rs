@@ -215,7 +215,7 @@ fn rows() -> Vec<Row> {
         value("RangeConflict", "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "16s", "RangeConflict: CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY is \"16s\", expected at most 15s: half of TERMINATION_GRACE_PERIOD_SECONDS, which is 30s, and nothing below 4s; lower the delay, or raise terminationGracePeriodSeconds of the pod"),
         value("ExecNotFound", "CLOUDSTATE_LAUNCHER_COMMAND", "/nonexistent/proxy", "ExecNotFound: CLOUDSTATE_LAUNCHER_COMMAND is \"/nonexistent/proxy\", expected a file that exists; name the proxy's program, or leave it out for the image's own"),
         value("ExecNotExecutable", "CLOUDSTATE_LAUNCHER_COMMAND", "/etc/passwd", "ExecNotExecutable: CLOUDSTATE_LAUNCHER_COMMAND is \"/etc/passwd\", expected a file that may be executed; name the proxy's program, or leave it out for the image's own"),
-        value("UnknownOption", "HTTP_PORT", "8013", "UnknownOption: \"--frobnicate\": options for the proxy stand after `--`; usage: proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] [--output table|json] [--deny-warnings] [run|check|print-config|version] [--] [PROXY-ARGS...]").args(&["--frobnicate"]).run(64),
+        value("UnknownOption", "HTTP_PORT", "8013", "UnknownOption: \"--frobnicate\": options for the proxy stand after `--`; usage: proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] [--output table|json] [--deny-warnings] [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]").args(&["--frobnicate"]).run(64),
         jvm(
             (
                 "CLOUDSTATE_LAUNCHER_MAIN_CLASS",

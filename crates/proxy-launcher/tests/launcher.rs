@@ -27,7 +27,7 @@ fn probes_follow_the_proxy_and_term_ends_it_cleanly() {
         ("GET", "/alive", 200),
         ("HEAD", "/ready", 200),
         ("POST", "/ready", 405),
-        ("GET", "/metrics", 404),
+        ("GET", "/nothing", 404),
     ] {
         assert_eq!(launcher.ask(method, path).unwrap().0, status, "{method} {path}");
     }

@@ -19,6 +19,7 @@ macro_rules! settings {
 settings! {
     ADMIN_BIND = "admin.bind";
     ADMIN_PORT = "admin.port";
+    ADMIN_TOKEN_FILE = "admin.token_file";
     DRAIN_KILL_MARGIN = "drain.kill_margin";
     DRAIN_PRE_DELAY = "drain.pre_delay";
     LOG_FORMAT = "log.format";

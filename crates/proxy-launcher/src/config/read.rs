@@ -15,11 +15,12 @@ use api::{
 use super::{
     Config, Drain, OnReturn, Pod, Ports, ProxyKind, Supervise, Surroundings, UserFunction, Wait,
     names::{
-        ADMIN_BIND, ADMIN_PORT, ALLOW_PLAINTEXT_STORE, BACKOFF_INITIAL, BACKOFF_MAX, BUDGET,
-        BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN, DRAIN_PRE_DELAY, HANG_AFTER,
-        JAVA, KIND, LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE, MEM_DIRECT, MEM_METASPACE,
-        MEM_THREADS, MEMORY_POLICY, STABLE_AFTER, START_TIMEOUT, UF_DOWN_AFTER, UF_GIVE_UP,
-        UF_INTERVAL, UF_ON_RETURN, UF_PROBE, UF_REQUIRED, UF_TIMEOUT, UF_WAIT,
+        ADMIN_BIND, ADMIN_PORT, ADMIN_TOKEN_FILE, ALLOW_PLAINTEXT_STORE, BACKOFF_INITIAL,
+        BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN,
+        DRAIN_PRE_DELAY, HANG_AFTER, JAVA, KIND, LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE,
+        MEM_DIRECT, MEM_METASPACE, MEM_THREADS, MEMORY_POLICY, STABLE_AFTER, START_TIMEOUT,
+        UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE, UF_REQUIRED, UF_TIMEOUT,
+        UF_WAIT,
     },
 };
 use crate::{
@@ -55,6 +56,7 @@ pub(super) fn config(
     let kind = kind(reader, surroundings);
     let config = Config {
         admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
+        admin_token_file: reader.read_optional(ADMIN_TOKEN_FILE, value::absolute_path),
         memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
         store: reader.read_optional(env::STORE, value::store),
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
@@ -205,6 +207,7 @@ fn drain(reader: &mut Reader, kind: &ProxyKind) -> Drain {
         grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
         pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
         kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", value::pause),
+        counts_calls: matches!(kind, ProxyKind::Native),
     };
     let pre_delay_max =
         if drain.grace < GRACE_FOR_PRE_DELAY { Duration::ZERO } else { drain.grace / 2 };

@@ -28,6 +28,17 @@ impl Restarts {
         Self { settings, pauses: 0, failures, fresh_start_at: None, dice: Dice(seed) }
     }
 
+    pub(super) fn reconfigure(&mut self, settings: Supervise) {
+        self.settings = settings;
+    }
+
+    /// How many more failures are within the budget.
+    pub(super) fn left(&self, now: Duration) -> u32 {
+        let window = self.settings.budget_window;
+        let spent = self.failures.iter().filter(|at| now.saturating_sub(**at) < window).count();
+        self.settings.budget.saturating_sub(u32::try_from(spent).unwrap_or(u32::MAX))
+    }
+
     /// The proxy was stable: the next pause is the first again. The budget does not forget.
     pub(super) fn forget_pause(&mut self) {
         self.pauses = 0;

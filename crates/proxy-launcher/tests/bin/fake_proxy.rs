@@ -4,7 +4,7 @@
 //! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
 //! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
 //! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory and uses it,
-//! `--stall` does nothing from then on,
+//! `--stall` does nothing from then on, `--calls FILE` says among its metrics that so many calls are under way,
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
 
 use std::{
@@ -24,6 +24,7 @@ use tokio::{
 struct Script {
     ready: Option<String>,
     ignore_term: bool,
+    calls: Option<String>,
 }
 
 fn main() -> Result<ExitCode, Box<dyn Error>> {
@@ -42,6 +43,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             }
             "--words" => fs::write(variable("CLOUDSTATE_TERMINATION_PATH"), value()?)?,
             "--stall" => std::thread::sleep(std::time::Duration::from_hours(1)),
+            "--calls" => script.calls = Some(value()?),
             "--ignore-term" => script.ignore_term = true,
             "--orphan" => {
                 let script = format!("sleep {} & echo orphan $! >&2", value()?);
@@ -73,6 +75,11 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
 
 async fn serve(script: Script) -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
+    if let Some(calls) = script.calls {
+        let port: u16 = variable("METRICS_PORT").parse()?;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        tokio::spawn(async move { tell_calls(&listener, &calls).await });
+    }
     let port: u16 = variable("MANAGEMENT_PORT").parse()?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
@@ -93,6 +100,16 @@ async fn serve(script: Script) -> Result<(), Box<dyn Error>> {
             ),
         };
         stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+async fn tell_calls(listener: &TcpListener, file: &str) {
+    while let Ok((mut stream, _)) = listener.accept().await {
+        let _ = stream.read(&mut [0; 1024]).await;
+        let calls = fs::read_to_string(file).unwrap_or_default();
+        let page = format!("cloudstate_requests_in_flight {calls}\n");
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", page.len());
+        let _ = stream.write_all(format!("{head}{page}").as_bytes()).await;
     }
 }
 

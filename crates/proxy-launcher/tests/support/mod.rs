@@ -4,7 +4,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
+    ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, Read, Write},
     net::{TcpListener, TcpStream},
@@ -35,6 +36,7 @@ pub(crate) struct Setup {
 
 pub(crate) struct Launcher {
     process: Child,
+    environment: BTreeMap<OsString, OsString>,
     folder: TempDir,
     admin_port: u16,
 }
@@ -61,11 +63,17 @@ pub(crate) fn launcher_through(starter: &[&str], script: &[&str]) -> Setup {
         .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "none")
         .env("CLOUDSTATE_LAUNCHER_LOG_LEVEL", "debug")
         .env("MANAGEMENT_PORT", &free_port().to_string())
+        .env("METRICS_PORT", &free_port().to_string())
 }
 
 impl Setup {
     pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
         self
     }
 
@@ -93,7 +101,11 @@ impl Setup {
         self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null());
         self.command.stdout(log.try_clone().unwrap()).stderr(log);
         let process = self.command.spawn().unwrap();
-        Launcher { process, folder: self.folder, admin_port: self.admin_port }
+        let owned = |(name, value): (&OsStr, Option<&OsStr>)| {
+            value.map(|value| (name.to_owned(), value.to_owned()))
+        };
+        let environment = self.command.get_envs().filter_map(owned).collect();
+        Launcher { process, environment, folder: self.folder, admin_port: self.admin_port }
     }
 }
 
@@ -101,6 +113,35 @@ impl Launcher {
     /// Status and body of a request; nothing while nobody listens.
     pub(crate) fn ask(&self, method: &str, path: &str) -> Option<(u16, String)> {
         ask(self.admin_port, method, path)
+    }
+
+    /// Exit code and output of another launcher, in the same container.
+    pub(crate) fn command(&self, args: &[&str]) -> (i32, String) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"));
+        let output = command.env_clear().envs(&self.environment).args(args).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    }
+
+    /// The admin port's answer as JSON.
+    #[track_caller]
+    pub(crate) fn page(&self, path: &str) -> Value {
+        let (status, body) = self.ask("GET", path).unwrap();
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Waits for a line of the metrics.
+    #[track_caller]
+    pub(crate) fn await_metric(&self, line: &str) {
+        self.eventually(line, || {
+            let (_, page) = self.ask("GET", "/metrics")?;
+            page.lines().any(|found| found == line).then_some(())
+        });
+    }
+
+    pub(crate) fn admin_port(&self) -> u16 {
+        self.admin_port
     }
 
     pub(crate) fn connect(&self) -> io::Result<TcpStream> {
@@ -309,11 +350,23 @@ impl Process {
 
 /// Status and body of a request to a port of this machine; nothing while nobody listens, or when the answer
 /// breaks off.
-fn ask(port: u16, method: &str, path: &str) -> Option<(u16, String)> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+pub(crate) fn ask(port: u16, method: &str, path: &str) -> Option<(u16, String)> {
+    ask_with(TcpStream::connect(("127.0.0.1", port)).ok()?, method, path, "")
+}
+
+/// As [`ask`], over that connection and with those header lines.
+pub(crate) fn ask_with(
+    mut stream: TcpStream,
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> Option<(u16, String)> {
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    write!(stream, "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")
-        .ok()?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{headers}\r\n"
+    )
+    .ok()?;
     let mut response = String::new();
     stream.read_to_string(&mut response).ok()?;
     let status = response.split(' ').nth(1)?.parse().ok()?;

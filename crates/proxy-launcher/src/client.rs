@@ -1,0 +1,114 @@
+//! Asks the launcher that runs in the same container: for hooks and probes in images without a shell.
+
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{admin::TOKEN_HEADER, config::Config};
+
+/// Shorter than the kubelet's second.
+const TIMEOUT: Duration = Duration::from_millis(900);
+/// Between two questions while something is waited for.
+const PAUSE: Duration = Duration::from_millis(50);
+const ANSWER_MAX: u64 = 1 << 20;
+
+/// What can be waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitFor {
+    /// The proxy answers.
+    Proxy,
+    /// The user function answers.
+    UserFunction,
+    /// Calls are served.
+    Ready,
+}
+
+/// The launcher's admin port.
+#[derive(Debug)]
+pub struct Client {
+    address: SocketAddr,
+    token: Option<String>,
+}
+
+impl Client {
+    /// The port that a launcher with these settings has.
+    ///
+    /// # Errors
+    /// When the token cannot be read.
+    pub fn new(config: &Config) -> io::Result<Self> {
+        let host = match config.admin_bind {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+            bound => bound,
+        };
+        let token = config.admin_token_file.as_deref().map(std::fs::read_to_string).transpose()?;
+        Ok(Self { address: SocketAddr::new(host, config.ports.admin.get()), token })
+    }
+
+    /// Asks a probe's question; whether the answer was good.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn probe(&self, path: &str) -> io::Result<(bool, String)> {
+        let (status, body) = self.ask("GET", path, TIMEOUT)?;
+        Ok((status == 200, body))
+    }
+
+    /// Has calls sent elsewhere, and waits until none is under way if that is wanted.
+    ///
+    /// # Errors
+    /// When there is no answer, or it is no consent.
+    pub fn drain(&self, wait: bool, patience: Duration) -> io::Result<String> {
+        let (path, timeout) = if wait { ("/drain?wait=1", patience) } else { ("/drain", TIMEOUT) };
+        let (status, body) = self.ask("POST", path, timeout)?;
+        if (200..300).contains(&status) { Ok(body) } else { Err(io::Error::other(body)) }
+    }
+
+    /// Waits until it is so; whether it came to be in time.
+    pub fn wait(&self, what: WaitFor, timeout: Duration) -> bool {
+        let started = Instant::now();
+        loop {
+            if self.is(what).unwrap_or(false) {
+                return true;
+            }
+            if started.elapsed() >= timeout {
+                return false;
+            }
+            thread::sleep(PAUSE);
+        }
+    }
+
+    fn is(&self, what: WaitFor) -> io::Result<bool> {
+        let path = if what == WaitFor::Ready { "/ready" } else { "/status" };
+        let (status, body) = self.ask("GET", path, TIMEOUT)?;
+        let page: Value = serde_json::from_str(&body).unwrap_or_default();
+        Ok(status == 200
+            && match what {
+                WaitFor::Ready => true,
+                WaitFor::Proxy => page["proxy"]["answers"] == true,
+                WaitFor::UserFunction => page["user_function"] == "there",
+            })
+    }
+
+    /// Status and body.
+    fn ask(&self, method: &str, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
+        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
+        stream.set_read_timeout(Some(timeout))?;
+        let token = self.token.as_deref().unwrap_or_default();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{TOKEN_HEADER}: {token}\r\nconnection: close\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes())?;
+        let mut answer = String::new();
+        stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+        let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+        let status = status.ok_or_else(|| io::Error::other("no answer in HTTP"))?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+        Ok((status, body.unwrap_or_default()))
+    }
+}

@@ -1,0 +1,89 @@
+//! Settings that are read again while the proxy runs.
+
+use std::sync::PoisonError;
+
+use tracing::{error, info, warn};
+
+use super::Supervisor;
+use crate::config::{self, Drain, Setting, Supervise};
+
+/// Beginnings of the keys that take effect at once.
+const RELOADABLE: [&str; 3] = ["drain.", "log.", "supervise."];
+
+impl Supervisor<'_> {
+    /// Takes over what can change while the proxy runs, and says of everything else that it needs a restart. A
+    /// refused file changes nothing.
+    pub(super) fn reload(&mut self) {
+        let new = match (self.load)() {
+            Ok(new) => new,
+            Err(refused) => {
+                for problem in refused.problems() {
+                    error!(%problem, "configuration refused, the former one stays");
+                }
+                return self.board.note(|facts| facts.reloads_refused += 1);
+            }
+        };
+        for (old, new) in changed(&self.loaded.settings, &new.settings) {
+            let (key, from, to) = (&new.key, &old.value, &new.value);
+            if is_reloadable(key) {
+                info!(key, from, to, "setting changed");
+            } else {
+                warn!(
+                    key,
+                    from, to, "a changed setting takes effect once the container is started again"
+                );
+            }
+        }
+        let config = &mut self.loaded.config;
+        if config.log_level != new.config.log_level {
+            self.log.set_level(new.config.log_level);
+        }
+        self.log.set_format(new.config.log_format);
+        (config.log_level, config.log_format) = (new.config.log_level, new.config.log_format);
+        // What follows from the kind of proxy stays: that is not changed here.
+        config.supervise = Supervise { dump: config.supervise.dump, ..new.config.supervise };
+        config.drain = Drain { counts_calls: config.drain.counts_calls, ..new.config.drain };
+        self.machine.reconfigure(config.supervise.clone(), config.drain.clone());
+        let kept = self.loaded.settings.iter().filter(|setting| !is_reloadable(&setting.key));
+        let taken = new.settings.iter().filter(|setting| is_reloadable(&setting.key));
+        let mut settings: Vec<_> = kept.chain(taken).cloned().collect();
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        self.loaded.settings = settings;
+        *self.shown.lock().unwrap_or_else(PoisonError::into_inner) =
+            config::json(&self.loaded.settings);
+        self.board.note(|facts| facts.reloads += 1);
+    }
+
+    /// A pod can be resized in place: what is started next is made for the memory that there is then.
+    pub(super) fn fit_memory(&mut self) {
+        match (self.load)() {
+            Ok(new) if new.memory_limit != self.loaded.memory_limit => {
+                let (from, to) = (self.loaded.memory_limit, new.memory_limit);
+                info!(from, to, "the memory limit has changed");
+                self.loaded.memory_limit = new.memory_limit;
+                self.loaded.proxy = new.proxy;
+                self.loaded.budget = new.budget;
+            }
+            Ok(_) => {}
+            Err(refused) => {
+                for problem in refused.problems() {
+                    warn!(%problem, "the proxy is started as before");
+                }
+            }
+        }
+    }
+}
+
+fn is_reloadable(key: &str) -> bool {
+    RELOADABLE.iter().any(|beginning| key.starts_with(beginning))
+}
+
+fn changed<'a>(
+    old: &'a [Setting],
+    new: &'a [Setting],
+) -> impl Iterator<Item = (&'a Setting, &'a Setting)> {
+    old.iter().filter_map(|old| {
+        let new = new.iter().find(|new| new.key == old.key)?;
+        (new.value != old.value).then_some((old, new))
+    })
+}
