@@ -1,13 +1,13 @@
 //! `cargo xtask codegen`: writes every generated file again.
 //!
-//! The generators live in the tests that hold the files fresh, so the two cannot disagree; with
+//! Most generators live in the tests that hold the files fresh, so the two cannot disagree; with
 //! `UPDATE_GENERATED` set, such a test writes instead of complaining.
 
 use std::path::Path;
 
 use anyhow::{Context as _, ensure};
 
-use crate::run::cargo;
+use crate::{manifests, run::cargo};
 
 /// What is generated, and the test that knows how.
 const GENERATORS: &[(&str, &str, &str)] = &[
@@ -31,5 +31,7 @@ pub fn run(root: &Path) -> anyhow::Result<()> {
             .context("cannot run cargo")?;
         ensure!(status.success(), "the generator of {files} failed");
     }
-    Ok(())
+    // These hold the resource definitions too, so they come last.
+    println!("codegen: deploy");
+    manifests::write(root)
 }

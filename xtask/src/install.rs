@@ -7,13 +7,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::{
     cluster::{self, Handle},
     digest::Digest,
-    layout,
+    layout, manifests,
     progress::Progress,
 };
 
-/// Namespace of the operator in `deploy/operator`.
+/// Namespace of the operator in [`manifests::CLUSTER_WIDE`].
 const NAMESPACE: &str = "cloudstate";
-/// Deployment of the operator in `deploy/operator`.
+/// Its Deployment there.
 const OPERATOR: &str = "cloudstate-operator";
 /// The sample's `StatefulService`, and so its Service.
 pub const SAMPLE: &str = "shopping-cart";
@@ -95,7 +95,8 @@ pub fn operator(progress: &Progress, handle: &Handle, references: &References) -
 /// its configuration when it starts, so another configuration must be another pod.
 fn render(handle: &Handle, references: &References) -> Result<String> {
     let root = layout::root();
-    let base = handle.ask(&["kustomize", &root.join("deploy/operator").display().to_string()])?;
+    let base =
+        handle.ask(&["kustomize", &root.join(manifests::CLUSTER_WIDE).display().to_string()])?;
     let mut digest = Digest::new();
     for document in base.split("\n---\n").filter(|document| document.contains("kind: ConfigMap")) {
         digest.part("configuration", references.substitute(document).as_bytes());
@@ -103,11 +104,12 @@ fn render(handle: &Handle, references: &References) -> Result<String> {
     let folder = root.join("target/install");
     fs::create_dir_all(&folder).with_context(|| format!("create {}", folder.display()))?;
     let overlay = format!(
-        r#"resources: [../../deploy/operator]
+        r#"resources: [../../{}]
 patches:
 - patch: '{{"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {{"name": "{OPERATOR}", "namespace": "{NAMESPACE}"}},
     "spec": {{"template": {{"metadata": {{"annotations": {{"cloudstate.io/configuration": "{}"}}}}}}}}}}'
 "#,
+        manifests::CLUSTER_WIDE,
         digest.short()
     );
     fs::write(folder.join("kustomization.yaml"), overlay)

@@ -17,6 +17,7 @@ mod host;
 mod images;
 mod install;
 mod layout;
+mod manifests;
 mod network_hint;
 mod parts;
 mod planted;

@@ -23,6 +23,7 @@ use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
+use crate::server::Server;
 use crate::throttle::Throttle;
 
 /// Retries start after a second and double up to this.
@@ -34,6 +35,7 @@ pub(crate) struct Shared {
     pub(crate) calls: Calls,
     pub(crate) publisher: Publisher,
     pub(crate) live: Live,
+    pub(crate) server: Server,
     /// The operator's own namespace.
     pub(crate) namespace: String,
     pub(crate) leadership: Leadership,

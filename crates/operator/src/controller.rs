@@ -46,12 +46,29 @@ pub(crate) async fn run(
         .run(counted(store::reconcile), retry, Arc::clone(context))
         .for_each(|result| async move { log(result) });
     let gone = gone::follow(context, work.gone, stop);
-    let first = async {
+    let all = stop.run_until_cancelled(look_at_everything(context, triggers, everything));
+    futures::join!(services, stores, gone, all);
+}
+
+/// Has everything looked at now, and whenever what holds for all services is another.
+async fn look_at_everything(
+    context: &Context,
+    triggers: &Triggers,
+    everything: impl Fn() -> Vec<Trigger>,
+) {
+    let mut settings = context.live.subscribe();
+    let mut server = context.server.subscribe();
+    loop {
+        settings.mark_unchanged();
+        server.mark_unchanged();
         for trigger in everything() {
             triggers.send(trigger).await;
         }
-    };
-    futures::join!(services, stores, gone, first);
+        tokio::select! {
+            changed = settings.changed() => if changed.is_err() { return },
+            changed = server.changed() => if changed.is_err() { return },
+        }
+    }
 }
 
 /// A controller that looks at what the queue says, and stops in order.

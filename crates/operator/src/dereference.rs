@@ -10,17 +10,18 @@ use kube::runtime::reflector::ObjectRef;
 use translate::{Inputs, Observed, Plan};
 
 use crate::apply::child::is_owned_by;
-use crate::context::Caches;
+use crate::context::{Caches, Context};
 use crate::origin::fingerprint;
 
-pub(crate) fn inputs(caches: &Caches, service: &StatefulService) -> Inputs {
+pub(crate) fn inputs(ctx: &Context, service: &StatefulService) -> Inputs {
+    let caches = &ctx.caches;
     let namespace = service.namespace().unwrap_or_default();
     let store = service.spec.datastore.as_ref().and_then(|datastore| {
         let reference = ObjectRef::<StatefulStore>::new(&datastore.name).within(&namespace);
         caches.stores.get(&reference).map(Arc::unwrap_or_clone)
     });
     let deployment = deployment(caches, service).map(|found| Observed::of(&found));
-    Inputs { store, deployment, native_sidecars: false }
+    Inputs { store, deployment, native_sidecars: ctx.server.has_native_sidecars() }
 }
 
 /// The service's Deployment as last seen, if it belongs to the service.

@@ -26,6 +26,7 @@ mod readiness;
 mod report;
 mod scope;
 mod scopes;
+mod server;
 mod status;
 mod telemetry;
 mod text;
@@ -54,6 +55,7 @@ use crate::leadership::{Leadership, elect};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
+use crate::server::Server;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -197,11 +199,18 @@ async fn serve(
         let Environment { namespace, identity, .. } = environment.clone();
         aside.spawn(elect(client.clone(), namespace, identity, leadership.clone(), done.clone()));
     }
+    let server = tokio::select! {
+        biased;
+        () = shutdown.cancelled() => return Ok(()),
+        server = Server::ask(&client) => server,
+    };
+    aside.spawn(until(shutdown.clone(), server.clone().follow(client.clone())));
     let shared = Arc::new(Shared {
         client,
         calls,
         publisher,
         live,
+        server,
         namespace: environment.namespace,
         leadership,
         readiness,

@@ -38,7 +38,7 @@ pub(crate) enum Cause {
     Secret,
     Image,
     Settings,
-    /// Nothing that we know of: the operator is a newer one.
+    /// Nothing that we know of: the operator is a newer one, or the cluster can do more.
     Operator,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Cause {
             Self::Secret => "a Secret of the StatefulStore has changed",
             Self::Image => "the operator's settings name another image of the sidecar",
             Self::Settings => "the operator's settings have changed",
-            Self::Operator => "the operator is another version",
+            Self::Operator => "the operator or the cluster is another version",
         })
     }
 }

@@ -110,7 +110,7 @@ fn needed_rights(
     let mut needed = BTreeSet::new();
     for service in services {
         // What cannot be translated now may have been once, and its pods run.
-        let inputs = dereference::inputs(&ctx.caches, service);
+        let inputs = dereference::inputs(ctx, service);
         let plan = validate(settings, service, &inputs).ok()?;
         if plan.kind() == ProxyKind::Jvm {
             needed.insert(binding_name(plan.service_account()));

@@ -41,7 +41,7 @@ pub(crate) async fn reconcile(
     }
     let settings = ctx.live.now();
     let for_objects = settings.for_objects(&ctx.namespace);
-    let inputs = dereference::inputs(&ctx.caches, &service);
+    let inputs = dereference::inputs(&ctx, &service);
     let plan = validate(&for_objects, &service, &inputs);
     let pause = paused(&ctx, &service);
     let outcome = match &plan {
