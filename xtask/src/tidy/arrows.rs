@@ -95,6 +95,23 @@ const ROOMS: &[Room] = &[
         default_features: true,
     },
     Room {
+        name: "scripted-api",
+        ours: &[],
+        others: Some(&[
+            "bytes",
+            "futures",
+            "http",
+            "http-body-util",
+            "hyper",
+            "hyper-util",
+            "serde_json",
+            "tokio",
+            "tower",
+        ]),
+        never: KUBERNETES,
+        default_features: true,
+    },
+    Room {
         name: "testbed",
         ours: &["api", "protocol"],
         others: None,
