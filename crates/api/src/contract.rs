@@ -195,6 +195,20 @@ pub mod env {
     pub const SPANNER_INSTANCE: &str = "SPANNER_INSTANCE";
     /// Window of the request rate, for the autoscaler in a proxy made of jars.
     pub const REQUEST_RATE_WINDOW: &str = "REQUEST_RATE_WINDOW";
+    /// What the key to [`POSTGRES_SSL_CERT`] would be encrypted with; such a key is refused.
+    pub const POSTGRES_SSL_PASSWORD: &str = "POSTGRES_SSL_PASSWORD";
+    /// File of the store `sqlite`.
+    pub const SQLITE_PATH: &str = "CLOUDSTATE_SQLITE_PATH";
+    /// Set by Kubernetes in every pod: tells that this is one.
+    pub const KUBERNETES_SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
+    /// Where images keep a JVM.
+    pub const JAVA_HOME: &str = "JAVA_HOME";
+    /// Options that `java` itself reads; weaker than its arguments.
+    pub const JDK_JAVA_OPTIONS: &str = "JDK_JAVA_OPTIONS";
+    /// Options that every JVM reads; weaker still.
+    pub const JAVA_TOOL_OPTIONS: &str = "JAVA_TOOL_OPTIONS";
+    /// A JVM prefers it to its own command line, so the heap that was chosen would silently not be had.
+    pub const OVERRIDING_JAVA_OPTIONS: &str = "_JAVA_OPTIONS";
     /// The pod's grace period in seconds, when the pod sets one.
     pub const TERMINATION_GRACE_PERIOD_SECONDS: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
     /// Name of the pod.
@@ -207,6 +221,8 @@ pub mod env {
     pub const MEMORY_LIMIT: &str = "MEMORY_LIMIT";
     /// Prefix of the launcher's own settings; none of them reaches the proxy.
     pub const LAUNCHER_PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
+    /// Prefix of the proxy's own settings.
+    pub const PROXY_PREFIX: &str = "CLOUDSTATE_PROXY_";
     /// After the name of a secret variable: the file to read it from instead.
     pub const FILE_SUFFIX: &str = "_FILE";
     /// File for the last words of a container; [`super::TERMINATION_PATH`] unless set.

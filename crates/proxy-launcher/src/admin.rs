@@ -1,11 +1,13 @@
 //! The admin port: who may connect, and for how long. What is answered stands in [`desk`].
 
 mod desk;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::VecDeque,
     convert::Infallible,
-    net::SocketAddr,
+    net::IpAddr,
     pin::pin,
     sync::{
         Arc,
@@ -17,7 +19,8 @@ use std::{
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     task::{AbortHandle, JoinSet},
     time,
 };
@@ -52,7 +55,7 @@ pub async fn serve(listener: TcpListener, desk: Desk) {
                 {
                     oldest.abort();
                 }
-                let connection = connections.spawn(answer_one(stream, peer, desk.clone()));
+                let connection = connections.spawn(answer_one(stream, peer.ip(), desk.clone()));
                 oldest_first.push_back(connection);
             }
             Err(error) => {
@@ -67,14 +70,17 @@ pub async fn serve(listener: TcpListener, desk: Desk) {
     }
 }
 
-async fn answer_one(stream: TcpStream, peer: SocketAddr, desk: Desk) {
+async fn answer_one<S>(stream: S, peer: IpAddr, desk: Desk)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let waits = Arc::new(AtomicBool::new(false));
     let made_to_wait = Arc::clone(&waits);
     let service = service_fn(move |request: Request<Incoming>| {
         let (desk, waits) = (desk.clone(), Arc::clone(&made_to_wait));
         async move {
             waits.store(true, Ordering::Relaxed);
-            let answer = desk.answer(&request, peer.ip()).await;
+            let answer = desk.answer(&request, peer).await;
             waits.store(false, Ordering::Relaxed);
             Ok::<_, Infallible>(answer)
         }

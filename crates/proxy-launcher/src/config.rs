@@ -12,7 +12,7 @@ mod show;
 mod tests;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::File,
     io::{self, Read as _},
@@ -40,8 +40,7 @@ use crate::{
     user_function::{Cadence, Probe},
 };
 
-/// A JVM prefers it to its own command line, so the heap that was chosen would silently not be had.
-const OVERRIDING: &str = "_JAVA_OPTIONS";
+const OVERRIDING: &str = env::OVERRIDING_JAVA_OPTIONS;
 
 /// Everything that the launcher can be told.
 #[derive(Clone, Debug)]
@@ -151,6 +150,8 @@ pub struct Supervise {
     pub start_timeout: Duration,
     /// How long a proxy that has answered before may be silent; zero is for ever.
     pub hang_after: Duration,
+    /// How long a proxy may answer that it serves no calls, although the user function is there; zero is for ever.
+    pub stuck_after: Duration,
     /// Whether a proxy that does not answer is asked for what its threads do: a JVM writes that on QUIT.
     pub dump: bool,
 }
@@ -220,6 +221,8 @@ pub struct Loaded {
     pub budget: Option<Budget>,
     /// Every setting with its value and source, sorted by key.
     pub settings: Vec<Setting>,
+    /// The names of all variables that are looked at: what contract and documentation are held to.
+    pub variables: BTreeSet<String>,
 }
 
 /// The process's environment.
@@ -245,7 +248,7 @@ pub fn load(
     let wishes = Wishes {
         memory: reader.read_optional(env::SIDECAR_JVM_MEMORY, size),
         java_opts: reader.shown(env::JAVA_OPTS),
-        others: ["JDK_JAVA_OPTIONS", "JAVA_TOOL_OPTIONS"].map(|name| reader.shown(name)),
+        others: [env::JDK_JAVA_OPTIONS, env::JAVA_TOOL_OPTIONS].map(|name| reader.shown(name)),
         properties: read::properties(&mut reader, &config),
         limit: match surroundings.memory_limit {
             Some(known) => known,
@@ -262,13 +265,14 @@ pub fn load(
 
     let memory_limit = wishes.limit;
     let settings = settings(&reader, &sources);
+    let variables = reader.asked();
     let (rest, mut warnings, problems) = reader.finish();
     all.extend(problems);
     match command::build(&config, &wishes, args, for_proxy(rest, &config)) {
         Ok(built) if all.is_empty() => {
             warnings.extend(built.warnings);
             let (proxy, budget) = (built.proxy, built.budget);
-            Ok(Loaded { config, warnings, proxy, memory_limit, budget, settings })
+            Ok(Loaded { config, warnings, proxy, memory_limit, budget, settings, variables })
         }
         Ok(_) => Err(Refused::new(all, sources)),
         Err(more) => {

@@ -124,6 +124,30 @@ impl End {
         }
     }
 
+    /// What to do about it, for a person.
+    pub fn hint(self) -> &'static str {
+        match self.class() {
+            "crash" => {
+                "that is a fault of the proxy: report it with the log of the container \
+                 (kubectl logs --previous)"
+            }
+            "killed_external" | "signalled" => {
+                "neither launcher nor memory limit did that: look for who else sends signals in the pod or on \
+                 its node"
+            }
+            "cluster_down" => {
+                "it left its cluster: look at the network between the pods, and at the log of the container \
+                 (kubectl logs --previous)"
+            }
+            "spawn_resource" => "look at the limits of processes and memory of pod and node",
+            "unexpected_zero" => {
+                "nobody asked it to: a port may be taken; see the log of the container \
+                 (kubectl logs --previous)"
+            }
+            _ => "see the log of the container (kubectl logs --previous)",
+        }
+    }
+
     /// Our own exit code when this end is the last one.
     pub fn final_code(self) -> u8 {
         match self {
@@ -200,6 +224,24 @@ mod tests {
             (End::NoResources, Verdict::Failure, 71),
         ] {
             assert_eq!((end.verdict(), end.final_code()), (verdict, code), "{end:?}");
+        }
+    }
+
+    #[test]
+    fn each_end_has_a_class_and_a_hint() {
+        for (end, class, hint) in [
+            (End::Code(0), "unexpected_zero", "nobody asked"),
+            (End::JvmCode(255), "cluster_down", "it left its cluster"),
+            (End::Code(255), "error", "see the log"),
+            (End::Code(134), "crash", "that is a fault"),
+            (End::Signal(11), "crash", "that is a fault"),
+            (End::JvmCode(138), "signalled", "neither launcher"),
+            (End::Signal(9), "killed_external", "neither launcher"),
+            (End::OutOfMemory, "oom_killed", "see the log"),
+            (End::NoResources, "spawn_resource", "look at the limits"),
+        ] {
+            assert_eq!(end.class(), class, "{end:?}");
+            assert!(end.hint().starts_with(hint), "{end:?}");
         }
     }
 

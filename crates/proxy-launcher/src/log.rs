@@ -40,6 +40,13 @@ pub struct Log {
 impl Log {
     /// Begins to log; once in a process.
     pub fn start(level: &str, format: Format) -> Self {
+        let (log, subscriber) = Self::prepare(level, format);
+        subscriber.init();
+        log
+    }
+
+    /// A log, and what must be set up for it to log anything.
+    pub(crate) fn prepare(level: &str, format: Format) -> (Self, impl Subscriber + Send + Sync) {
         let (filter, handle) = reload::Layer::new(filter(level));
         let is_json = Arc::new(AtomicBool::new(format == Format::Json));
         let lines = Lines {
@@ -55,8 +62,8 @@ impl Log {
             .fmt_fields(DefaultFields::new())
             .event_format(lines)
             .with_writer(io::stderr);
-        tracing_subscriber::registry().with(filter).with(layer).init();
-        Self { level: handle, is_json }
+        let subscriber = tracing_subscriber::registry().with(filter).with(layer);
+        (Self { level: handle, is_json }, subscriber)
     }
 
     /// Logs from now on what is at least as grave.

@@ -32,6 +32,8 @@ const REPLACE_STOP: Duration = Duration::from_secs(5);
 const KILL_PATIENCE: Duration = Duration::from_secs(1);
 /// A user function that comes and goes must not take the proxy with it each time.
 const PLANNED_RESTART_INTERVAL: Duration = Duration::from_secs(30);
+/// A proxy that gets stuck again and again has a reason that no restart removes.
+const STUCK_RESTART_INTERVAL: Duration = Duration::from_hours(1);
 /// An interrupt comes from a person who waits at a terminal.
 const INTERRUPT_STOP: Duration = Duration::from_secs(5);
 
@@ -151,6 +153,16 @@ enum Why {
     Hung,
     /// The user function came back and may be another one. No failure.
     UserFunctionReturned,
+    /// It says for long that it serves no calls. One made of jars does so for ever when its first question to the
+    /// user function went wrong. No failure.
+    Stuck,
+}
+
+impl Why {
+    /// Whether such a restart is no failure and outside the budget.
+    fn is_planned(self) -> bool {
+        matches!(self, Self::UserFunctionReturned | Self::Stuck)
+    }
 }
 
 /// Decides when the proxy is started, stopped and given up, and what the probes hear.
@@ -169,6 +181,9 @@ pub struct Machine {
     answer: Answer,
     /// Since when a running proxy has not answered.
     silent_since: Option<Duration>,
+    /// Since when it answers that it serves no calls, while the user function is there.
+    unready_since: Option<Duration>,
+    stuck_at: Option<Duration>,
     last_event_at: Duration,
     restarts: Restarts,
 }
@@ -193,6 +208,8 @@ impl Machine {
             generation: 0,
             answer: Answer::Ready,
             silent_since: None,
+            unready_since: None,
+            stuck_at: None,
             last_event_at: Duration::ZERO,
         }
     }
@@ -214,12 +231,17 @@ impl Machine {
             }
             State::Stopping { kill_at, .. } => Some(*kill_at),
             State::Killing { give_up_at, .. } => Some(*give_up_at),
-            State::Waiting
-            | State::Starting { .. }
-            | State::Running { .. }
-            | State::Failed { .. }
-            | State::Stopped => None,
+            State::Running { .. } => self.stuck_at(),
+            State::Waiting | State::Starting { .. } | State::Failed { .. } | State::Stopped => None,
         }
+    }
+
+    /// When a proxy that lives and serves nothing is started again.
+    fn stuck_at(&self) -> Option<Duration> {
+        let limit = self.supervise.stuck_after;
+        let since = self.unready_since.filter(|_| !limit.is_zero() && self.draining.is_none())?;
+        let again = self.stuck_at.map(|at| at.saturating_add(STUCK_RESTART_INTERVAL));
+        Some(since.saturating_add(limit).max(again.unwrap_or_default()))
     }
 
     /// When a user function that has never answered is waited for no longer.
@@ -279,6 +301,7 @@ impl Machine {
                 Why::NeverAnswered => "start_timeout",
                 Why::Hung => "hang",
                 Why::UserFunctionReturned => "replaced",
+                Why::Stuck => "stuck",
             },
             State::Stopping { .. } | State::Draining { .. } if end.is_clean_stop() => "clean",
             State::Stopping { .. } => "stop_error",
@@ -307,6 +330,7 @@ impl Machine {
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         if now.saturating_sub(self.last_event_at) > FROZEN {
             self.silent_since = None;
+            self.unready_since = None;
         }
         self.last_event_at = now;
         let actions = self.react(event, now);
@@ -400,9 +424,11 @@ impl Machine {
             }
             // Starting another proxy beside one that cannot die would be two; leaving ends both.
             State::Killing { .. } => self.fail(KILLED, None),
-            State::Waiting | State::Running { .. } | State::Failed { .. } | State::Stopped => {
-                Vec::new()
+            State::Running { .. } => {
+                self.stuck_at = Some(now);
+                self.replace(Why::Stuck, now)
             }
+            State::Waiting | State::Failed { .. } | State::Stopped => Vec::new(),
         }
     }
 
@@ -410,6 +436,7 @@ impl Machine {
         self.generation += 1;
         self.answer = Answer::Silent("the proxy was started and has not answered yet".to_owned());
         self.silent_since = None;
+        self.unready_since = None;
         self.state = State::Starting { since: now };
         vec![Action::Spawn { generation: self.generation }]
     }
@@ -467,6 +494,11 @@ impl Machine {
             return Vec::new();
         }
         let silent = matches!(answer, Answer::Silent(_));
+        if matches!(answer, Answer::NotReady(_)) && !self.misses_user_function() {
+            self.unready_since.get_or_insert(now);
+        } else {
+            self.unready_since = None;
+        }
         self.answer = answer;
         match self.state {
             // Any answer is a sign of life; whether it is a good one only matters for `/ready`.
@@ -492,8 +524,10 @@ impl Machine {
                 self.unplanned(end, now)
             }
             // What was asked to leave is no failure, however it left.
-            State::Stopping { then: Then::StartAgain(Why::UserFunctionReturned), .. }
-            | State::Killing { then: Then::StartAgain(Why::UserFunctionReturned), .. } => {
+            State::Stopping { then: Then::StartAgain(why), .. }
+            | State::Killing { then: Then::StartAgain(why), .. }
+                if why.is_planned() =>
+            {
                 self.start(now)
             }
             State::Starting { .. }
@@ -542,7 +576,8 @@ impl Machine {
             reason: reason::PROXY_CRASHED.to_owned(),
             message: format!(
                 "the proxy {end}; that was more than {budget} times within {budget_window:?}, so it is not \
-                 started again in place; see the log of the container (kubectl logs --previous)"
+                 started again in place; {}",
+                end.hint()
             ),
         };
         self.fail(end.final_code(), Some(words))

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use self::support::{Launcher, Setup, get, launcher, launcher_through};
+use self::support::{Launcher, MemoryGroup, Setup, get, launcher, launcher_through};
 
 /// Folder with the compiled program; built once for each run of these tests.
 fn classes() -> &'static str {
@@ -95,10 +95,56 @@ fn calls_under_way_end_before_the_jvm_does() {
     let (mut launcher, calls) = jvm(launcher(&[])).start();
     let call = thread::spawn(move || get(calls, "/sleep?1000"));
     // The call must have arrived before the stop, or it would be refused rather than cut.
-    launcher.await_connection(calls);
+    launcher.await_connections(calls, 1);
     launcher.signal(Signal::TERM);
     assert_eq!(call.join().unwrap().as_deref(), Some("slept"));
     assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
+    const CALLS: usize = 50;
+    let (mut launcher, calls) =
+        jvm(launcher(&[])).env("TERMINATION_GRACE_PERIOD_SECONDS", "60").start();
+    let under_way: Vec<_> = (0..CALLS)
+        .map(|_| {
+            thread::spawn(move || {
+                let answer = get(calls, "/sleep?3000");
+                (answer, Instant::now())
+            })
+        })
+        .collect();
+    launcher.await_connections(calls, CALLS);
+    launcher.signal(Signal::TERM);
+    let mut last = None;
+    for call in under_way {
+        let (answer, at) = call.join().unwrap();
+        assert_eq!(answer.as_deref(), Some("slept"));
+        last = last.max(Some(at));
+    }
+    assert_eq!(launcher.await_exit(), 0);
+    let after = last.unwrap().elapsed();
+    // The bar is 400 ms; a JVM on a busy machine may take some more for its own end.
+    assert!(after < Duration::from_secs(2), "{after:?}");
+}
+
+#[test]
+fn f28_a_jvm_that_is_started_again_gets_the_memory_that_there_is_now() {
+    let group = MemoryGroup::of_mib(1_024);
+    let starter = group.starter();
+    let starter: Vec<_> = starter.iter().map(String::as_str).collect();
+    let (launcher, _) = jvm(launcher_through(&starter, &[]))
+        .env("CLOUDSTATE_LAUNCHER_MEMORY_POLICY", "warn")
+        .start();
+    let before = launcher.await_proxy(1);
+    assert!(before.command_line().contains(&"-Xmx256m".to_owned()));
+    // The default heap, which nobody chose, is lowered to what fits.
+    group.resize(400);
+    before.signal(Signal::KILL);
+    let line = launcher.await_proxy(2).command_line();
+    assert!(line.contains(&"-Xmx144m".to_owned()), "{line:?}");
+    launcher.await_ready();
+    launcher.await_metric("cloudstate_launcher_memory_limit_bytes 419430400");
 }
 
 #[test]

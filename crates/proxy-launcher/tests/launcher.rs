@@ -541,10 +541,38 @@ fn f12_term_finds_a_way_out_of_every_state() {
     };
     let mut backoff = hour(launcher(&["--exit", "1"]));
     backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
-    for launcher in [&mut waiting, &mut starting, &mut running, &mut backoff] {
+    let mut draining = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "1s").start();
+    draining.await_ready();
+    draining.signal(Signal::TERM);
+    draining.await_metric("cloudstate_launcher_state{state=\"draining\"} 1");
+    for launcher in [&mut waiting, &mut starting, &mut running, &mut backoff, &mut draining] {
         launcher.signal(Signal::TERM);
         assert_eq!(launcher.await_exit(), 0, "{}", launcher.raw_log());
     }
+}
+
+#[test]
+fn f12_term_finds_a_way_out_while_a_proxy_is_replaced() {
+    let mut stopping = launcher(&["--ignore-term"])
+        .env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "1s")
+        .env("TERMINATION_GRACE_PERIOD_SECONDS", "4")
+        .start();
+    stopping.await_ready();
+    stopping.await_proxy(1).signal(Signal::STOP);
+    stopping.await_metric("cloudstate_launcher_state{state=\"stopping\"} 1");
+    stopping.signal(Signal::TERM);
+    assert_eq!(stopping.await_exit(), 137, "it ignores TERM, and is killed in time");
+}
+
+#[test]
+fn f31_a_proxy_that_crashes_while_calls_are_drained_is_the_last() {
+    let mut launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "10s").start();
+    launcher.await_ready();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "");
+    launcher.await_proxy(1).signal(Signal::ABORT);
+    assert_eq!(launcher.await_exit(), 134);
+    assert_eq!(launcher.raw_log().matches("\"proxy started\"").count(), 1);
 }
 
 #[test]
@@ -581,6 +609,14 @@ fn f26_secrets_show_nowhere() {
             }
         }
     }
+    let runs = support::launcher(&[]).env("POSTGRES_PASSWORD", SECRETS[0]).start();
+    runs.await_ready();
+    for path in ["/config", "/status", "/metrics", "/ready"] {
+        texts.push(runs.ask("GET", path).unwrap().1);
+    }
+    runs.signal(Signal::USR1);
+    runs.await_log("status");
+    texts.push(runs.raw_log());
     assert!(texts.iter().any(|text| text.contains("POSTGRES_PASSWORD")));
     assert!(texts.iter().any(|text| text.contains("-Dstore.password=***")));
     for text in texts {

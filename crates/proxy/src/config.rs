@@ -3,7 +3,7 @@
 
 mod store;
 
-use std::{ffi::OsString, net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration};
 
 use api::{
     contract::{env, port},
@@ -21,8 +21,6 @@ const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
 const REFLECTION: &str = "CLOUDSTATE_PROXY_REFLECTION";
 const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
-/// Variables that nobody reads although they look like ours are told of.
-const PREFIX: &str = "CLOUDSTATE_PROXY_";
 
 /// Everything that the proxy can be told.
 #[derive(Clone, Debug)]
@@ -64,12 +62,27 @@ pub fn process_environment() -> Vec<(OsString, OsString)> {
 /// [`Problems`] with every value that cannot be used.
 pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<String>), Problems> {
     let mut reader = Reader::new(environment);
+    let config = read(&mut reader);
+    // What nobody reads although it looks like ours is told of.
+    reader.warn_of_unknown(env::PROXY_PREFIX);
+    let (_rest, warnings, problems) = reader.finish();
+    if problems.is_empty() { Ok((config, warnings)) } else { Err(Problems(problems)) }
+}
+
+/// The names of all variables that are looked at: what contract and documentation are held to.
+pub fn variables() -> BTreeSet<String> {
+    let mut reader = Reader::new(Vec::new());
+    read(&mut reader);
+    reader.asked()
+}
+
+fn read(reader: &mut Reader) -> Config {
     let bind = reader.read(BIND, "0.0.0.0", value::address);
     let user_function_host = reader.read(env::USER_FUNCTION_HOST, "127.0.0.1", value::text);
     let user_function_port = reader.read_port(env::USER_FUNCTION_PORT, port::USER_DEFAULT);
     let command = reader.read(COMMAND_TIMEOUT, "60s", value::pause);
-    let (kind, store) = store::read(&mut reader);
-    let config = Config {
+    let (kind, store) = store::read(reader);
+    Config {
         store,
         listen: (bind, reader.read_port(env::HTTP_PORT, port::PROXY).get()).into(),
         management: (bind, reader.read_port(env::MANAGEMENT_PORT, port::MANAGEMENT).get()).into(),
@@ -81,7 +94,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
             stateful_service: reader.read_optional(env::SELECTOR_LABEL_VALUE, value::text),
             protocol_check: reader.read(PROTOCOL_CHECK, "true", value::switch),
         },
-        memory: read_memory(&mut reader),
+        memory: read_memory(reader),
         entities: entity::Limits {
             in_flight: reader.read(MAX_IN_FLIGHT, "32", value::limit),
             passivation: reader.read(PASSIVATION_TIMEOUT, "30s", value::pause),
@@ -96,10 +109,7 @@ pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<Strin
         },
         drain: Duration::from_secs(10),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
-    };
-    reader.warn_of_unknown(PREFIX);
-    let (_rest, warnings, problems) = reader.finish();
-    if problems.is_empty() { Ok((config, warnings)) } else { Err(Problems(problems)) }
+    }
 }
 
 /// The memory budget: as it was said, else as much as suits the container's limit.

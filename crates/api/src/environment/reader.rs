@@ -1,6 +1,11 @@
 //! Takes variables out of an environment one by one and remembers what was wrong with them.
 
-use std::{collections::BTreeMap, ffi::OsString, num::NonZeroU16};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
+    num::NonZeroU16,
+};
 
 use super::{
     problem::{Kind, Problem},
@@ -26,6 +31,8 @@ pub struct Reading {
 pub struct Reader {
     environment: BTreeMap<OsString, OsString>,
     readings: BTreeMap<&'static str, Reading>,
+    /// Names that were looked for, in whatever way.
+    asked: RefCell<BTreeSet<String>>,
     problems: Vec<Problem>,
     warnings: Vec<String>,
 }
@@ -36,6 +43,7 @@ impl Reader {
         Self {
             environment: environment.into_iter().collect(),
             readings: BTreeMap::new(),
+            asked: RefCell::default(),
             problems: Vec::new(),
             warnings: Vec::new(),
         }
@@ -99,6 +107,7 @@ impl Reader {
 
     /// The text as it is set; for messages about values that are valid by themselves.
     pub fn shown(&self, variable: &str) -> Option<String> {
+        self.asked.borrow_mut().insert(variable.to_owned());
         self.environment
             .get(&OsString::from(variable))
             .map(|value| value.to_string_lossy().into_owned())
@@ -106,6 +115,7 @@ impl Reader {
 
     /// Whether the variable is set, to whatever.
     pub fn is_set(&self, variable: &str) -> bool {
+        self.asked.borrow_mut().insert(variable.to_owned());
         self.environment.contains_key(&OsString::from(variable))
     }
 
@@ -119,6 +129,11 @@ impl Reader {
     /// Everything that was asked for so far, sorted by variable.
     pub fn readings(&self) -> Vec<Reading> {
         self.readings.values().cloned().collect()
+    }
+
+    /// The names of everything that was looked for so far: what contract and documentation are held to.
+    pub fn asked(&self) -> BTreeSet<String> {
+        self.asked.borrow().clone()
     }
 
     /// Whether a later check may rely on the variable's value.

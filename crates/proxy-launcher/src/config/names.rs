@@ -42,6 +42,7 @@ settings! {
     HANG_AFTER = "supervise.hang_after";
     STABLE_AFTER = "supervise.stable_after";
     START_TIMEOUT = "supervise.start_timeout";
+    STUCK_AFTER = "supervise.stuck_after";
     UF_DOWN_AFTER = "user_function.down_after";
     UF_GIVE_UP = "user_function.give_up_after";
     UF_INTERVAL = "user_function.interval";

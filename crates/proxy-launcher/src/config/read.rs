@@ -19,8 +19,8 @@ use super::{
         BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN,
         DRAIN_PRE_DELAY, HANG_AFTER, JAVA, KIND, LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE,
         MEM_DIRECT, MEM_METASPACE, MEM_THREADS, MEMORY_POLICY, STABLE_AFTER, START_TIMEOUT,
-        UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE, UF_REQUIRED, UF_TIMEOUT,
-        UF_WAIT,
+        STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE, UF_REQUIRED,
+        UF_TIMEOUT, UF_WAIT,
     },
 };
 use crate::{
@@ -92,7 +92,7 @@ fn kind(reader: &mut Reader, surroundings: &Surroundings) -> ProxyKind {
         Native,
         Jvm,
     }
-    let java_home = reader.read_optional("JAVA_HOME", value::absolute_path);
+    let java_home = reader.read_optional(env::JAVA_HOME, value::absolute_path);
     let java = java_home.map_or_else(|| "/usr/bin/java".into(), |home| home.join("bin/java"));
     let bytes = |reader: &mut Reader, name| reader.read_optional(name, size).map(Size::bytes);
     let named = reader.read(KIND, "auto", |text| {
@@ -150,6 +150,8 @@ fn ports(reader: &mut Reader) -> Ports {
 }
 
 fn supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
+    // Ours looks for a way by itself, and may wait for another proxy's entities as long as that lives.
+    let stuck_default = if matches!(kind, ProxyKind::Jvm(_)) { "10m" } else { "0s" };
     let supervise = Supervise {
         backoff_initial: reader.read(BACKOFF_INITIAL, "500ms", value::pause),
         backoff_max: reader.read(BACKOFF_MAX, "30s", value::pause),
@@ -158,6 +160,7 @@ fn supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
         budget_window: reader.read(BUDGET_WINDOW, "10m", value::pause),
         start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
         hang_after: reader.read(HANG_AFTER, "20s", value::duration),
+        stuck_after: reader.read(STUCK_AFTER, stuck_default, value::duration),
         dump: matches!(kind, ProxyKind::Jvm(_)),
     };
     let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);

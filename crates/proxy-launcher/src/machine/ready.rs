@@ -6,7 +6,7 @@ use super::{Machine, State, Then, Why};
 use crate::health::Answer;
 
 impl Machine {
-    fn misses_user_function(&self) -> bool {
+    pub(super) fn misses_user_function(&self) -> bool {
         self.is_watched() && self.user_function.required && self.user_function_up != Some(true)
     }
 
@@ -47,6 +47,10 @@ impl Machine {
                 let message = match why {
                     Why::NeverAnswered => silent_for(self.supervise.start_timeout),
                     Why::Hung => silent_for(self.supervise.hang_after),
+                    Why::Stuck => format!(
+                        "the proxy served no calls for {:?} and is started again",
+                        self.supervise.stuck_after
+                    ),
                     Why::UserFunctionReturned => {
                         "the user function came back, and the proxy is started again for it"
                             .to_owned()

@@ -19,6 +19,7 @@ fn supervise() -> Supervise {
         budget_window: 600 * SEC,
         start_timeout: 120 * SEC,
         hang_after: 20 * SEC,
+        stuck_after: 600 * SEC,
         dump: false,
     }
 }
@@ -101,8 +102,8 @@ impl World {
                 self.child = false;
                 let planned = matches!(
                     self.machine.state,
-                    State::Stopping { then: Then::StartAgain(Why::UserFunctionReturned), .. }
-                        | State::Killing { then: Then::StartAgain(Why::UserFunctionReturned), .. }
+                    State::Stopping { then: Then::StartAgain(why), .. }
+                        | State::Killing { then: Then::StartAgain(why), .. } if why.is_planned()
                 );
                 if end.verdict() == Verdict::Failure && !planned {
                     self.failures.push(self.now);
@@ -478,6 +479,30 @@ fn a_jvm_that_hangs_writes_down_what_it_does_first() {
     assert_eq!(world.stops_of_this_child, 0);
     world.advance(2 * SEC);
     assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
+fn a_proxy_that_serves_nothing_for_long_is_started_again_once_an_hour() {
+    let mut world = World::new(1);
+    let why = NotReady { reason: "UserFunctionRefused".to_owned(), message: "no".to_owned() };
+    let unready = |world: &mut World, seconds: u32| {
+        for _ in 0..seconds {
+            world.advance(SEC);
+            world.answer(Answer::NotReady(why.clone()));
+        }
+    };
+    unready(&mut world, 599);
+    assert_eq!(world.spawns.len(), 1);
+    unready(&mut world, 3);
+    assert_eq!((world.spawns.len(), world.failures.len()), (2, 0), "it is no failure");
+    unready(&mut world, 3_500);
+    assert_eq!(world.spawns.len(), 2);
+    unready(&mut world, 110);
+    assert_eq!(world.spawns.len(), 3);
+    // Without the user function nobody can serve anything.
+    world.give(Event::UserFunction { up: false });
+    unready(&mut world, 7_300);
+    assert_eq!(world.spawns.len(), 3);
 }
 
 #[test]

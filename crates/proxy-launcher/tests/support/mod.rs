@@ -32,10 +32,13 @@ pub(crate) struct Setup {
     folder: TempDir,
     admin_port: u16,
     words: Option<PathBuf>,
+    is_wrapped: bool,
 }
 
 pub(crate) struct Launcher {
     process: Child,
+    /// Whether the process is one that waits for the launcher.
+    is_wrapped: bool,
     environment: BTreeMap<OsString, OsString>,
     folder: TempDir,
     admin_port: u16,
@@ -48,12 +51,17 @@ pub(crate) fn launcher(script: &[&str]) -> Setup {
 
 /// As [`launcher`], started by a command that is given it as its last arguments.
 pub(crate) fn launcher_through(starter: &[&str], script: &[&str]) -> Setup {
+    launcher_at(env!("CARGO_BIN_EXE_proxy-launcher"), starter, script)
+}
+
+/// As [`launcher_through`], for a launcher that the starter finds there.
+pub(crate) fn launcher_at(program: &str, starter: &[&str], script: &[&str]) -> Setup {
     let folder = tempfile::tempdir().unwrap();
     let admin_port = free_port();
-    let line = [starter, &[env!("CARGO_BIN_EXE_proxy-launcher"), "--"], script].concat();
+    let line = [starter, &[program, "--"], script].concat();
     let mut command = Command::new(line[0]);
     command.env_clear().args(&line[1..]);
-    let setup = Setup { command, folder, admin_port, words: None };
+    let setup = Setup { command, folder, admin_port, words: None, is_wrapped: false };
     setup
         .env("CLOUDSTATE_LAUNCHER_COMMAND", PROXY)
         .env("CLOUDSTATE_LAUNCHER_ADMIN_BIND", "127.0.0.1")
@@ -86,6 +94,11 @@ impl Setup {
         self
     }
 
+    /// The starter does not become the launcher: it waits for it and leaves with its code.
+    pub(crate) fn wrapped(self) -> Self {
+        Self { is_wrapped: true, ..self }
+    }
+
     /// Leaves last words somewhere else.
     pub(crate) fn words_at(self, path: &str) -> Self {
         Self { words: Some(path.into()), ..self }
@@ -105,7 +118,13 @@ impl Setup {
             value.map(|value| (name.to_owned(), value.to_owned()))
         };
         let environment = self.command.get_envs().filter_map(owned).collect();
-        Launcher { process, environment, folder: self.folder, admin_port: self.admin_port }
+        Launcher {
+            process,
+            is_wrapped: self.is_wrapped,
+            environment,
+            folder: self.folder,
+            admin_port: self.admin_port,
+        }
     }
 }
 
@@ -190,19 +209,20 @@ impl Launcher {
         self.eventually(text, || self.raw_log().contains(text).then_some(()));
     }
 
-    /// Waits until somebody has a connection to that port of this machine.
+    /// Waits until so many have a connection to that port of this machine.
     #[track_caller]
-    pub(crate) fn await_connection(&self, port: u16) {
+    pub(crate) fn await_connections(&self, port: u16, count: usize) {
         const ESTABLISHED: &str = "01";
         let end = format!(":{port:04X}");
-        self.eventually("a connection", || {
+        self.eventually("connections", || {
             let tables =
                 ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap());
-            let found = tables.iter().flat_map(|table| table.lines()).any(|line| {
+            let lines = tables.iter().flat_map(|table| table.lines());
+            let found = lines.filter(|line| {
                 let fields: Vec<_> = line.split_whitespace().collect();
                 fields.len() > 3 && fields[1].ends_with(&end) && fields[3] == ESTABLISHED
             });
-            found.then_some(())
+            (found.count() >= count).then_some(())
         });
     }
 
@@ -217,7 +237,12 @@ impl Launcher {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        Process::of(self.process.id().into()).signal(signal);
+        self.process().signal(signal);
+    }
+
+    pub(crate) fn process(&self) -> Process {
+        let started = Process::of(self.process.id().into());
+        if self.is_wrapped { started.children()[0] } else { started }
     }
 
     /// Whether there was somebody to signal.
@@ -324,6 +349,13 @@ impl Process {
         pids.filter(is_child).map(Self::of).collect()
     }
 
+    /// A field of the kernel's status of it.
+    pub(crate) fn status(self, field: &str) -> String {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.0.as_raw_nonzero())).unwrap();
+        let found = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        found.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
     pub(crate) fn command_line(self) -> Vec<String> {
         let line = fs::read(format!("/proc/{}/cmdline", self.0.as_raw_nonzero())).unwrap();
         line.split(|byte| *byte == 0).map(|arg| String::from_utf8_lossy(arg).into_owned()).collect()
@@ -381,7 +413,10 @@ pub(crate) fn get(port: u16, path: &str) -> Option<String> {
 
 /// A control group with a memory limit, removed when dropped. Wants root and a mounted controller, as the
 /// end-to-end tests do.
-pub(crate) struct MemoryGroup(PathBuf);
+pub(crate) struct MemoryGroup {
+    group: PathBuf,
+    limit: PathBuf,
+}
 
 impl MemoryGroup {
     pub(crate) fn of_mib(mib: u64) -> Self {
@@ -398,13 +433,18 @@ impl MemoryGroup {
             (root.join("memory").join(name), "memory.limit_in_bytes")
         };
         fs::create_dir(&group).unwrap();
-        fs::write(group.join(limit), (mib << 20).to_string()).unwrap();
-        Self(group)
+        let made = Self { limit: group.join(limit), group };
+        made.resize(mib);
+        made
+    }
+
+    pub(crate) fn resize(&self, mib: u64) {
+        fs::write(&self.limit, (mib << 20).to_string()).unwrap();
     }
 
     /// A command that enters the group and becomes what its further arguments say.
     pub(crate) fn starter(&self) -> [String; 4] {
-        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.0.display());
+        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.group.display());
         ["/bin/sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()]
     }
 }
@@ -412,7 +452,7 @@ impl MemoryGroup {
 impl Drop for MemoryGroup {
     fn drop(&mut self) {
         // The launcher in it may be dying still.
-        let _ = fs::remove_dir(&self.0);
+        let _ = fs::remove_dir(&self.group);
     }
 }
 

@@ -12,21 +12,20 @@ use crate::journal::{
     postgres::{self, Secret, Tls, TlsMode},
 };
 
-const SQLITE_PATH: &str = "CLOUDSTATE_SQLITE_PATH";
 const AUTO_CREATE_TABLES: &str = "CLOUDSTATE_PROXY_AUTO_CREATE_TABLES";
 /// Says no more than that TLS is wanted, or not.
 const SSL: &str = env::POSTGRES_SSL;
-const SSL_PASSWORD: &str = "POSTGRES_SSL_PASSWORD";
-
-/// Set by Kubernetes in every pod.
-const KUBERNETES: &str = "KUBERNETES_SERVICE_HOST";
 
 /// Which kind of store, and how it is reached.
 pub(super) fn read(reader: &mut Reader) -> (Store, Settings) {
     // A pod has no disk that outlives it, so there somebody must say what is wanted.
-    let default = if reader.shown(KUBERNETES).is_some() { Store::None } else { Store::Sqlite };
+    let default = if reader.shown(env::KUBERNETES_SERVICE_HOST).is_some() {
+        Store::None
+    } else {
+        Store::Sqlite
+    };
     let kind = reader.read(env::STORE, default.as_str(), served);
-    let path = reader.read(SQLITE_PATH, "cloudstate.db", value::text);
+    let path = reader.read(env::SQLITE_PATH, "cloudstate.db", value::text);
     let postgres = postgres(reader, kind == Store::Postgres);
     let settings = match kind {
         // `served` lets no Cassandra through.
@@ -71,7 +70,7 @@ fn tls(reader: &mut Reader, used: bool) -> Tls {
     let roots = reader.read_optional(env::POSTGRES_SSL_ROOT_CERT, value::absolute_path);
     let certificate = reader.read_optional(env::POSTGRES_SSL_CERT, value::absolute_path);
     let key = reader.read_optional(env::POSTGRES_SSL_KEY, value::absolute_path);
-    let key_password = reader.read_secret(SSL_PASSWORD, |text| Ok(text.to_owned()));
+    let key_password = reader.read_secret(env::POSTGRES_SSL_PASSWORD, |text| Ok(text.to_owned()));
     let default = if wanted == Some(true) { TlsMode::Require } else { TlsMode::default() };
     let mode = match (wanted, mode) {
         (Some(wanted), Some(mode)) if wanted != mode.is_strict() && used => {
@@ -95,7 +94,7 @@ fn tls(reader: &mut Reader, used: bool) -> Tls {
     }
     if used && key_password.is_some() {
         reader.add(contradiction(
-            SSL_PASSWORD,
+            env::POSTGRES_SSL_PASSWORD,
             "hidden",
             "nothing, since keys that are encrypted cannot be read",
             &format!("decrypt the key that {} names", env::POSTGRES_SSL_KEY),
