@@ -54,6 +54,8 @@ pub struct Config {
     /// File that gets the token without which the admin port does nothing but tell; none when being in the pod
     /// is enough.
     pub admin_token_file: Option<PathBuf>,
+    /// Whether the proxy's metrics follow on the launcher's.
+    pub merge_metrics: bool,
     /// Which pod this is, as far as it was said.
     pub pod: Pod,
     /// Memory limit of the container in bytes.

@@ -127,7 +127,8 @@ pub async fn run(
         log.clone(),
         token,
         Arc::clone(&shown),
-    );
+    )
+    .merging(config.merge_metrics.then_some(config.ports.metrics.get()));
     let mut server = JoinSet::new();
     server.spawn(admin::serve(listener, desk.clone()));
     let mut function = watch_user_function(config, &mut server);

@@ -165,6 +165,19 @@ fn metrics_tell_what_happened() {
 }
 
 #[test]
+fn the_proxys_metrics_follow_when_that_is_wanted() {
+    let (setup, _calls) = counting(4);
+    let launcher = setup.env("CLOUDSTATE_LAUNCHER_MERGE_METRICS", "proxy").start();
+    launcher.await_ready();
+    launcher.await_metric("cloudstate_requests_in_flight 4");
+    launcher.await_metric("cloudstate_launcher_ready 1");
+    // A proxy that has none takes nothing away.
+    let without = support::launcher(&[]).env("CLOUDSTATE_LAUNCHER_MERGE_METRICS", "proxy").start();
+    without.await_ready();
+    without.await_metric("cloudstate_launcher_ready 1");
+}
+
+#[test]
 fn settings_are_read_again_on_hup_and_a_bad_file_changes_nothing() {
     let setup = launcher(&[]).without("CLOUDSTATE_LAUNCHER_LOG_LEVEL");
     let file = setup.file("launcher.toml");

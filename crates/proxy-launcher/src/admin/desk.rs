@@ -69,6 +69,8 @@ pub struct Desk {
     token: Option<Arc<str>>,
     /// The settings as they are shown.
     settings: Arc<Mutex<Value>>,
+    /// Port of the proxy's metrics, when they follow on ours.
+    merged: Option<u16>,
     /// Only counted.
     copies: Arc<()>,
 }
@@ -86,7 +88,13 @@ impl Desk {
         settings: Arc<Mutex<Value>>,
     ) -> Self {
         let token = token.map(Into::into);
-        Self { health, board, orders, log, token, settings, copies: Arc::default() }
+        Self { health, board, orders, log, token, settings, merged: None, copies: Arc::default() }
+    }
+
+    /// The same, which lets the metrics on that port follow on ours.
+    #[must_use]
+    pub fn merging(self, merged: Option<u16>) -> Self {
+        Self { merged, ..self }
     }
 
     /// Whether somebody else has this desk, too: a connection, besides server and supervisor.
@@ -121,7 +129,7 @@ impl Desk {
             (probe::ALIVE, _) if health.alive => text(StatusCode::OK, "alive"),
             (probe::ALIVE, _) => text(StatusCode::SERVICE_UNAVAILABLE, "failed"),
             (probe::READY, _) => ready(&health.ready),
-            (METRICS, _) => self.metrics(request.headers(), &health),
+            (METRICS, _) => self.metrics(request.headers(), &health).await,
             (WAIT_FOR_DRAIN, _) => self.wait_for_drain().await,
             (STATUS, _) => json(StatusCode::OK, &self.board.status(&health)),
             (CONFIG, _) => {
@@ -155,10 +163,21 @@ impl Desk {
         }
     }
 
-    fn metrics(&self, headers: &HeaderMap, health: &Health) -> Answer {
+    async fn metrics(&self, headers: &HeaderMap, health: &Health) -> Answer {
         let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
-        let form = Form::accepted(accept.unwrap_or_default());
-        let page = metrics::page(&self.board.look(), health, self.board.now(), form);
+        // The proxy is not asked for another form, and two forms make no page.
+        let form = match self.merged {
+            None => Form::accepted(accept.unwrap_or_default()),
+            Some(_) => Form::Plain,
+        };
+        let mut page = metrics::page(&self.board.look(), health, self.board.now(), form);
+        if let Some(port) = self.merged
+            && let Some(theirs) = crate::probe::page(port, "/metrics").await
+        {
+            // All our names have a prefix that theirs have not.
+            page.push_str(theirs.trim_end().trim_end_matches("# EOF"));
+            page.push('\n');
+        }
         let mut response = text(StatusCode::OK, page);
         let kind = HeaderValue::from_static(form.media_type());
         response.headers_mut().insert(header::CONTENT_TYPE, kind);

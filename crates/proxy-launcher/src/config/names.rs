@@ -18,6 +18,7 @@ macro_rules! settings {
 
 settings! {
     ADMIN_BIND = "admin.bind";
+    MERGE_METRICS = "admin.merge_metrics";
     ADMIN_PORT = "admin.port";
     ADMIN_TOKEN_FILE = "admin.token_file";
     DRAIN_KILL_MARGIN = "drain.kill_margin";

@@ -18,9 +18,9 @@ use super::{
         ADMIN_BIND, ADMIN_PORT, ADMIN_TOKEN_FILE, ALLOW_PLAINTEXT_STORE, BACKOFF_INITIAL,
         BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN,
         DRAIN_PRE_DELAY, HANG_AFTER, JAVA, KIND, LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE,
-        MEM_DIRECT, MEM_METASPACE, MEM_THREADS, MEMORY_POLICY, STABLE_AFTER, START_TIMEOUT,
-        STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE, UF_REQUIRED,
-        UF_TIMEOUT, UF_WAIT,
+        MEM_DIRECT, MEM_METASPACE, MEM_THREADS, MEMORY_POLICY, MERGE_METRICS, STABLE_AFTER,
+        START_TIMEOUT, STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE,
+        UF_REQUIRED, UF_TIMEOUT, UF_WAIT,
     },
 };
 use crate::{
@@ -57,6 +57,8 @@ pub(super) fn config(
     let config = Config {
         admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
         admin_token_file: reader.read_optional(ADMIN_TOKEN_FILE, value::absolute_path),
+        merge_metrics: reader
+            .read(MERGE_METRICS, "off", |text| one_of(text, &[("off", false), ("proxy", true)])),
         memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
         store: reader.read_optional(env::STORE, value::store),
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
