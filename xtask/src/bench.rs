@@ -2,6 +2,7 @@
 //! `bench` of the testbed. `docs/benchmarks.md` tells what it measures.
 
 mod launcher;
+mod operator;
 
 use std::{
     fs,
@@ -27,9 +28,10 @@ const NODE_FILES: [&str; 3] = ["counter.js", "package.json", "package-lock.json"
 /// When something cannot be built or installed, or a workload fails.
 pub fn run(root: &Path, arguments: &[String]) -> Result<()> {
     let progress = Progress::start(layout::logs())?;
-    if let Some(("launcher", rest)) = arguments.split_first().map(|(first, rest)| (&**first, rest))
-    {
-        return launcher::run(root, &progress, rest);
+    match arguments.split_first().map(|(first, rest)| (&**first, rest)) {
+        Some(("launcher", rest)) => return launcher::run(root, &progress, rest),
+        Some(("operator", rest)) => return operator::run(root, &progress, rest),
+        _ => {}
     }
     let node = node(&progress)?;
     progress.say("building for speed");

@@ -22,6 +22,7 @@ use tracing::{debug, warn};
 
 use crate::context::Context;
 use crate::error::Error;
+use crate::planted::{self, Bug};
 use crate::trigger::{Trigger, Triggers};
 use crate::watch::Cached;
 
@@ -117,6 +118,9 @@ fn kind<K: Cached>() -> &'static str {
 /// When to try again what failed.
 #[expect(clippy::needless_pass_by_value, reason = "the controller's shape")]
 fn retry<K: Cached>(object: Arc<K>, _: &Error, ctx: Arc<Context>) -> Action {
+    if planted::is(Bug::FailureForgotten) {
+        return Action::await_change();
+    }
     let generation = object.meta().generation;
     Action::requeue(ctx.failures.next_delay(&object.uid().unwrap_or_default(), generation))
 }

@@ -21,6 +21,11 @@ mod leadership;
 mod lease;
 mod metrics;
 mod origin;
+#[cfg_attr(
+    not(feature = "planted"),
+    allow(dead_code, unreachable_pub, reason = "nothing is planted, and nobody else plants")
+)]
+mod planted;
 mod publish;
 mod readiness;
 mod report;
@@ -47,6 +52,8 @@ use tracing::{error, info};
 
 pub use crate::client::connect;
 pub use crate::config::Environment;
+#[cfg(feature = "planted")]
+pub use crate::planted::{Bug, plant};
 
 use crate::calls::Calls;
 use crate::config::Source;

@@ -19,6 +19,7 @@ use translate::Warning;
 use crate::apply::Applied;
 use crate::context::Context;
 use crate::error::Error;
+use crate::planted::{self, Bug};
 
 /// Every type of condition that we write.
 const OURS: [&str; 9] = [
@@ -80,7 +81,7 @@ pub(crate) async fn report<K: Reported>(
     for conditions in [K::conditions(&mut previous), K::conditions(&mut current)] {
         conditions.sort_by(|a, b| a.type_.cmp(&b.type_));
     }
-    if previous == current {
+    if previous == current && !planted::is(Bug::StatusEachTime) {
         return Ok(());
     }
     write(ctx, object, &status).await?;

@@ -19,6 +19,7 @@ use crate::apply::child::{controller_of, label_of};
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
 use crate::controller;
+use crate::planted::{self, Bug};
 use crate::readiness::Watched;
 use crate::throttle;
 use crate::trigger::{Trigger, Triggers};
@@ -243,6 +244,7 @@ impl Start<'_> {
                 owners.dedup();
                 owners.into_iter().map(Trigger::Service).collect()
             }
+            Change::Deleted(_) if planted::is(Bug::ChildGoneUnseen) => Vec::new(),
             Change::Deleted(child) => {
                 owners(&services, child).into_iter().map(Trigger::Service).collect()
             }
@@ -263,6 +265,7 @@ impl Start<'_> {
         };
         let (every_service, every_store) = (self.services.clone(), self.stores.clone());
         let on_secret = move |change: Change<'_, PartialObjectMeta<Secret>>| match change {
+            _ if planted::is(Bug::SecretUnseen) => Vec::new(),
             Change::Applied { now: secret, .. } | Change::Deleted(secret) => {
                 in_namespace(secret.namespace())
             }
@@ -332,7 +335,8 @@ fn users_of(
 ) -> impl Iterator<Item = Trigger> + use<> {
     let (name, namespace) = (store.name_any(), store.namespace());
     let users = services.state_filter(|service| {
-        service.namespace() == namespace
+        !planted::is(Bug::StoreReachesNobody)
+            && service.namespace() == namespace
             && service.spec.datastore.as_ref().is_some_and(|datastore| datastore.name == name)
     });
     let users = users.into_iter().map(|service| Trigger::Service(ObjectRef::from_obj(&*service)));

@@ -16,10 +16,11 @@ use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::client::WATCH_SECONDS;
 use crate::metrics::Metrics;
+use crate::planted::{self, Bug};
 use crate::readiness::{Readiness, Watched};
 use crate::trigger::{Trigger, Triggers};
 
@@ -122,6 +123,13 @@ impl Watches {
                 Event::Apply(object) => cache.get(&ObjectRef::from_obj(object)),
                 _ => None,
             };
+            if let Event::Apply(now) = &event
+                && before.as_deref().is_some_and(|before| is_older(now, before))
+                && !planted::is(Bug::StaleBelieved)
+            {
+                debug!(%kind, name = now.name_any(), "event is older than what is known");
+                continue;
+            }
             writer.apply_watcher_event(&event);
             let changed = match &event {
                 Event::Apply(now) => on_change(Change::Applied { before, now }),
@@ -130,6 +138,9 @@ impl Watches {
                 Event::Init | Event::InitApply(_) => Vec::new(),
                 Event::InitDone => {
                     self.readiness.watch_is_complete(&watched);
+                    if planted::is(Bug::ListUnseen) {
+                        continue;
+                    }
                     on_change(Change::All)
                 }
             };
@@ -139,6 +150,14 @@ impl Watches {
             }
         }
     }
+}
+
+/// Whether that is an earlier version of the same object, as a watch may say that was taken up at a
+/// server that is behind. Versions are numbers that grow (KEP-5504); of what is none, nothing is known.
+fn is_older<K: Resource>(now: &K, than: &K) -> bool {
+    let version = |object: &K| object.meta().resource_version.as_ref()?.parse::<u64>().ok();
+    now.meta().uid == than.meta().uid
+        && version(now).zip(version(than)).is_some_and(|(now, than)| now < than)
 }
 
 fn configure(labels: Option<&str>) -> watcher::Config {

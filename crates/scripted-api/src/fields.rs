@@ -246,7 +246,7 @@ pub(crate) fn remove(object: &mut Value, given_up: &Fields, owners: &Owners, sha
             .find(|prefix| !owners.values().any(|fields| has_below(fields, prefix)));
         if let Some(gone) = gone {
             let steps: Vec<&str> = gone.split(STEP).collect();
-            remove_at("", object, &steps, shape);
+            remove_at("", object, &steps, owners, shape);
         }
     }
 }
@@ -259,7 +259,7 @@ fn has_below(fields: &Fields, prefix: &str) -> bool {
     fields.range(below.clone()..).next().is_some_and(|path| path.starts_with(&below))
 }
 
-fn remove_at(path: &str, value: &mut Value, steps: &[&str], shape: Shape) {
+fn remove_at(path: &str, value: &mut Value, steps: &[&str], owners: &Owners, shape: Shape) {
     let [next, rest @ ..] = steps else { return };
     if let Some(key) = next.strip_prefix(ITEM) {
         let Value::Array(items) = value else { return };
@@ -270,7 +270,7 @@ fn remove_at(path: &str, value: &mut Value, steps: &[&str], shape: Shape) {
         if rest.is_empty() {
             items.remove(index);
         } else {
-            remove_at(&item(path, key), &mut items[index], rest, shape);
+            remove_at(&item(path, key), &mut items[index], rest, owners, shape);
         }
         return;
     }
@@ -280,13 +280,15 @@ fn remove_at(path: &str, value: &mut Value, steps: &[&str], shape: Shape) {
         return;
     }
     let Some(inner) = map.get_mut(*next) else { return };
-    remove_at(&step(path, next), inner, rest, shape);
+    let path = step(path, next);
+    remove_at(&path, inner, rest, owners, shape);
     let is_empty = match inner {
         Value::Object(map) => map.is_empty(),
         Value::Array(items) => items.is_empty(),
         _ => false,
     };
-    if is_empty {
+    // One that is empty may be just what somebody wants.
+    if is_empty && !owners.values().any(|fields| fields.contains(&path)) {
         map.remove(*next);
     }
 }
@@ -339,6 +341,15 @@ mod tests {
         live = probe;
         remove(&mut live, &given_up, &owners, BUILT_IN);
         assert_eq!(live, json!({ "spec": { "probe": { "timeout": 1 }, "replicas": 1 } }));
+    }
+
+    #[test]
+    fn what_is_wanted_empty_stays_empty() {
+        let given_up = Fields::from([format!("spec{STEP}emptyDir{STEP}medium")]);
+        let owners = Owners::from([("a".into(), Fields::from([format!("spec{STEP}emptyDir")]))]);
+        let mut live = json!({ "spec": { "emptyDir": { "medium": "Memory" } } });
+        remove(&mut live, &given_up, &owners, BUILT_IN);
+        assert_eq!(live, json!({ "spec": { "emptyDir": {} } }));
     }
 
     #[test]

@@ -52,6 +52,12 @@ pub(crate) fn strategic(live: &mut Value, patch: &Value) {
             }
             Value::Array(items) if MERGED.iter().any(|(list, _)| list == field) => {
                 strategic_items(field, &mut live[field.as_str()], items);
+                // A list without items is none in the server's types.
+                if let Some(map) = live.as_object_mut()
+                    && map[field].as_array().is_some_and(Vec::is_empty)
+                {
+                    map.remove(field);
+                }
             }
             Value::Object(_) => strategic(&mut live[field.as_str()], patch),
             _ => live[field.as_str()] = patch.clone(),

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -38,6 +39,10 @@ pub(crate) struct Shared {
     store: Mutex<Store>,
     /// Its version, for those who wait for the next one.
     pub(crate) changed: watch::Sender<u64>,
+    /// Of all connections.
+    calls: AtomicUsize,
+    /// Those among them that may change something, but for those about the Lease.
+    writes: AtomicUsize,
 }
 
 impl Shared {
@@ -50,7 +55,12 @@ impl Server {
     /// One that begins with what is in the store.
     pub fn new(store: Store) -> Self {
         let changed = watch::Sender::new(store.version());
-        Self(Arc::new(Shared { store: Mutex::new(store), changed }))
+        Self(Arc::new(Shared {
+            store: Mutex::new(store),
+            changed,
+            calls: AtomicUsize::new(0),
+            writes: AtomicUsize::new(0),
+        }))
     }
 
     /// Looks at the store or changes it; watches hear of what was changed.
@@ -71,6 +81,16 @@ impl Server {
                 return;
             }
         }
+    }
+
+    /// How many calls there were, on all connections.
+    pub fn calls(&self) -> usize {
+        self.0.calls.load(Ordering::Relaxed)
+    }
+
+    /// How many of them would change something, but for the Lease, which never rests.
+    pub fn writes(&self) -> usize {
+        self.0.writes.load(Ordering::Relaxed)
     }
 
     /// A way for one client, on which nothing goes wrong until it is told to.
@@ -189,11 +209,18 @@ impl Connection {
         if *self.0.dead.borrow() {
             return std::future::pending().await;
         }
+        if parts.uri.path() == "/version" {
+            return Ok(json_answer(StatusCode::OK, &version()));
+        }
         let request = {
             let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
             match Request::read(&parts, calls.len()) {
                 Ok(request) => {
                     calls.push(request.call.clone());
+                    let Call { verb, kind, .. } = &request.call;
+                    self.0.server.calls.fetch_add(1, Ordering::Relaxed);
+                    let is_write = verb.is_write() && kind.name != "Lease";
+                    self.0.server.writes.fetch_add(usize::from(is_write), Ordering::Relaxed);
                     request
                 }
                 Err(refusal) => return Ok(refused(&refusal)),
@@ -304,6 +331,14 @@ fn list(store: &Store, request: &Request) -> Result<Answer, Refusal> {
         "items": items,
     });
     Ok(json_answer(StatusCode::OK, &listed))
+}
+
+/// What it says it is: the Kubernetes that the end-to-end scenarios run on.
+fn version() -> Value {
+    json!({
+        "major": "1", "minor": "34", "gitVersion": "v1.34.4", "gitCommit": "", "gitTreeState": "clean",
+        "buildDate": "2026-01-01T00:00:00Z", "goVersion": "", "compiler": "", "platform": "linux/amd64",
+    })
 }
 
 fn json_answer(status: StatusCode, value: &Value) -> Answer {

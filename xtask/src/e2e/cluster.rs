@@ -1,6 +1,10 @@
 //! The cluster that the scenarios run on.
 
-use std::{path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 
@@ -46,6 +50,11 @@ impl Cluster {
         cluster::import(&progress, &postgres)?;
         let carts = carts(&progress)?;
         Ok(Self { running, scripted: scripted.reference(), postgres, carts })
+    }
+
+    /// Its administrator's way to the API server.
+    pub(super) fn kubeconfig(&self) -> &Path {
+        &self.running.handle.kubeconfig
     }
 
     /// Image of the shopping cart, with its tag.

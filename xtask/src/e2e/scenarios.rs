@@ -1,6 +1,7 @@
 //! The scenarios by name.
 
 mod bad_input;
+mod contract;
 mod drift;
 mod footprint;
 mod life;
@@ -53,6 +54,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(postgres::replicas_are_pinned_with_a_store),
     scenario!(postgres::credentials_that_do_not_work),
     scenario!(postgres_tls::cart_on_postgres_over_tls),
+    scenario!(contract::the_api_server_keeps_the_contract),
     scenario!(reflection::service_describes_itself_to_grpcurl),
     scenario!(footprint::images_are_small),
     scenario!(footprint::idle_memory, alone),

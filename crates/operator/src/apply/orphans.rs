@@ -16,8 +16,9 @@ use translate::{POD_READER, binding_name, validate};
 use super::Failure;
 use super::child::{Child, is_managed, is_owned_by};
 use super::write::delete;
-use crate::context::Context;
+use crate::context::{Caches, Context};
 use crate::dereference;
+use crate::planted::{self, Bug};
 
 /// What a service does not have always, by the names that it has now.
 pub(super) struct Kept {
@@ -33,6 +34,9 @@ pub(super) async fn remove(
     kept: &Kept,
 ) -> Result<Vec<String>, Failure> {
     let mut removed = Vec::new();
+    if planted::is(Bug::OrphansForgotten) {
+        return Ok(removed);
+    }
     remove_kind::<ServiceAccount>(ctx, owner, kept.account.as_deref(), &mut removed).await?;
     remove_kind::<NetworkPolicy>(ctx, owner, kept.policy.as_deref(), &mut removed).await?;
     remove_kind::<PodDisruptionBudget>(ctx, owner, kept.budget.as_deref(), &mut removed).await?;
@@ -69,6 +73,16 @@ fn is_orphan(
         && is_owned_by(metadata, uid)
 }
 
+/// Where we have given rights.
+pub(crate) fn namespaces_with_rights(caches: &Caches) -> BTreeSet<String> {
+    let bindings = caches.bindings.state();
+    let roles = caches.roles.state();
+    let bindings = bindings.iter().map(|binding| &binding.metadata);
+    let roles = roles.iter().map(|role| &role.metadata);
+    let ours = bindings.chain(roles).filter(|metadata| is_managed(metadata));
+    ours.filter_map(|metadata| metadata.namespace.clone()).collect()
+}
+
 /// Takes back rights to read pods from accounts that no service of the namespace uses any more.
 pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(), Failure> {
     let in_namespace = |metadata: &ObjectMeta| {
@@ -78,7 +92,7 @@ pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(
     };
     let bindings = ctx.caches.bindings.state_filter(|binding| in_namespace(&binding.metadata));
     let roles = ctx.caches.roles.state_filter(|role| in_namespace(&role.metadata));
-    if bindings.is_empty() && roles.is_empty() {
+    if bindings.is_empty() && roles.is_empty() || planted::is(Bug::RightsKept) {
         return Ok(());
     }
     let services = ctx

@@ -19,6 +19,7 @@ use crate::context::{Context, spread};
 use crate::diagnose::{self, Diagnosis};
 use crate::error::Error;
 use crate::origin::{Origin, SECRET_HASH};
+use crate::planted::{self, Bug};
 use crate::status::{self, Facts, Pause, Rollout};
 use crate::throttle::{self, Answer, Progress};
 use crate::{dereference, report};
@@ -35,7 +36,7 @@ pub(crate) async fn reconcile(
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
     let uid = service.uid().unwrap_or_default();
-    if service.metadata.deletion_timestamp.is_some() {
+    if service.metadata.deletion_timestamp.is_some() && !planted::is(Bug::DyingServed) {
         ctx.failures.forget(&uid);
         return Ok(Action::await_change());
     }
@@ -43,7 +44,7 @@ pub(crate) async fn reconcile(
     let for_objects = settings.for_objects(&ctx.namespace);
     let inputs = dereference::inputs(&ctx, &service);
     let plan = validate(&for_objects, &service, &inputs);
-    let pause = paused(&ctx, &service);
+    let pause = paused(&ctx, &service).filter(|_| !planted::is(Bug::PauseIgnored));
     let outcome = match &plan {
         _ if pause.is_some() => Ok(Outcome::of(dereference::deployment(&ctx.caches, &service))),
         Ok(plan) => Box::pin(make(&ctx, &service, &for_objects, &inputs, plan)).await,

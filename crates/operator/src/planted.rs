@@ -1,0 +1,77 @@
+//! Bugs to plant, one at a time, to see whether the tests on the scripted API server notice:
+//! `cargo xtask planted`.
+//!
+//! Without the feature `planted`, which no build that ships has, [`is`] is false wherever it stands, and
+//! the compiler drops what would follow.
+
+/// What can be wrong on purpose; the code asks for each of them in one place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bug {
+    /// What belongs to another is taken over.
+    OwnershipSkipped,
+    /// The status is written each time.
+    StatusEachTime,
+    /// Objects are written though nothing differs.
+    ApplyEachTime,
+    /// What a service needs no more stays.
+    OrphansForgotten,
+    /// After a conflict the cache is believed once more.
+    CacheAfterConflict,
+    /// Rights stay with accounts that nobody uses.
+    RightsKept,
+    /// What others added to lists of ours stays.
+    SurplusKept,
+    /// A binding to another role is to be changed, which cannot be.
+    RoleRefPatched,
+    /// A store's change does not reach the services that name it.
+    StoreReachesNobody,
+    /// A Secret's change is not noticed.
+    SecretUnseen,
+    /// A child that is gone is not noticed.
+    ChildGoneUnseen,
+    /// What a list behind a gap says is not looked at.
+    ListUnseen,
+    /// An event from before what is known already is believed.
+    StaleBelieved,
+    /// A paused service is changed.
+    PauseIgnored,
+    /// A service that is being deleted gets its objects back.
+    DyingServed,
+    /// A reconcile that failed is not tried again.
+    FailureForgotten,
+}
+
+/// Whether this bug is planted.
+#[cfg(not(feature = "planted"))]
+#[inline]
+pub(crate) const fn is(_bug: Bug) -> bool {
+    false
+}
+
+#[cfg(feature = "planted")]
+pub use switch::plant;
+
+#[cfg(feature = "planted")]
+pub(crate) use switch::is;
+
+#[cfg(feature = "planted")]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Bug;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
+    }
+
+    /// Whether this bug is planted.
+    pub(crate) fn is(bug: Bug) -> bool {
+        PLANTED.get() == Some(bug)
+    }
+
+    /// Plants a bug in what this thread does from here on.
+    pub fn plant(bug: Bug) {
+        PLANTED.set(Some(bug));
+    }
+}

@@ -1,0 +1,11 @@
+//! The operator as a whole against a scripted API server, in this process and on paused time.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a broken case may end the test")]
+
+mod checks;
+mod convergence;
+#[cfg(feature = "planted")]
+mod planted;
+mod scenarios;
+mod traps;
+mod world;
