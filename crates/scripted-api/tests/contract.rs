@@ -215,7 +215,9 @@ async fn writes_are_for_one_version_of_one_object(at: &Place) {
     assert_eq!(code(at.apply(path, &with(json!({ "uid": nobody }))).await), 409);
     let made = at.apply(path, &with(json!({ "resourceVersion": "1" }))).await.unwrap();
     assert_eq!(code(at.apply(path, &with(json!({ "resourceVersion": "1" }))).await), 409);
-    assert_eq!(code(at.apply(path, &with(json!({ "uid": nobody }))).await), 409);
+    assert_eq!(code(at.apply(path, &with(json!({ "uid": nobody }))).await), 422);
+    let other = json!({ "uid": nobody, "resourceVersion": "1" });
+    assert_eq!(code(at.apply(path, &with(other)).await), 409);
     let version = &made["metadata"]["resourceVersion"];
     at.apply(path, &with(json!({ "resourceVersion": version, "labels": { "x": "y" } })))
         .await

@@ -84,7 +84,11 @@ impl Store {
     /// # Errors
     /// 404 if it is not there, 409 if it is another than the preconditions say.
     pub fn delete(&mut self, key: &Key, preconditions: &Value) -> Result<Arc<Value>, Refusal> {
-        let mut live = self.live(key, &json!({ "metadata": preconditions }))?;
+        let live = self.live(key, &json!({ "metadata": preconditions }));
+        let mut live = live.map_err(|refusal| match refusal.code {
+            422 => Refusal::conflict(key, "Precondition failed: UID in precondition"),
+            _ => refusal,
+        })?;
         let finalizers = live.value["metadata"]["finalizers"].as_array();
         if finalizers.is_some_and(|finalizers| !finalizers.is_empty()) {
             if live.value["metadata"]["deletionTimestamp"].is_null() {
@@ -171,15 +175,16 @@ impl Store {
     /// The object, if it is the one that the body is meant for.
     fn live(&self, key: &Key, body: &Value) -> Result<Stored, Refusal> {
         let live = self.objects.get(key).ok_or_else(|| Refusal::not_found(key))?;
-        let metadata = &live.value["metadata"];
-        for (field, why) in [
-            ("uid", "the object has another uid"),
-            ("resourceVersion", "the object has been modified"),
-        ] {
+        let differs = |field: &str| {
             let meant = &body["metadata"][field];
-            if !meant.is_null() && *meant != metadata[field] {
-                return Err(Refusal::conflict(key, why));
-            }
+            !meant.is_null() && *meant != live.value["metadata"][field]
+        };
+        if differs("resourceVersion") {
+            return Err(Refusal::conflict(key, "the object has been modified"));
+        }
+        if differs("uid") {
+            let message = "metadata.uid: Invalid value: field is immutable".to_owned();
+            return Err(Refusal { code: 422, reason: "Invalid", message });
         }
         Ok(live.clone())
     }
