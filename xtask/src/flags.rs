@@ -85,6 +85,9 @@ pub struct Fuzz {
 /// Flags of `e2e`.
 #[derive(Debug, Args)]
 pub struct E2e {
+    /// How long an operator that has nothing to do is watched
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub silence: u64,
     /// Run only scenarios whose name contains one of these
     #[arg(value_name = "FILTER")]
     pub filters: Vec<String>,

@@ -37,6 +37,11 @@ pub fn state(path: &str) -> PathBuf {
     Path::new(STATE).join(path)
 }
 
+/// What the API server notes of requests.
+pub fn audit_log() -> PathBuf {
+    state("log/audit.log")
+}
+
 /// A path below [`RUN`].
 pub fn run(path: &str) -> PathBuf {
     Path::new(RUN).join(path)

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Command::Codegen => codegen::run(root),
         Command::Conformance(flags) => conformance::run(root, &flags.filters),
         Command::Fuzz(flags) => fuzz::run(root, &flags),
-        Command::E2e(flags) => e2e::run(&flags.filters),
+        Command::E2e(flags) => e2e::run(&flags),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

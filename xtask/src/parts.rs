@@ -94,6 +94,20 @@ pub const GRPCURL: Part = Part {
     takes: "under a minute",
 };
 
+/// Installs charts. Of Kubernetes' libraries it takes the versions that kubectl is made of, so that most of it is
+/// compiled already.
+pub const HELM: Part = Part {
+    name: "helm",
+    module: "helm",
+    version: "v3.19.5",
+    // Without the last two it takes every cluster for an old one.
+    ldflags: "-s -w -X helm.sh/helm/v3/internal/version.version=v3.19.5 \
+         -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=34",
+    packages: &["tool"],
+    programs: &["helm"],
+    takes: "about 2 minutes on two cores",
+};
+
 /// The models of the published Go support library, as one user function.
 pub const TCK_MODELS: Part = Part {
     name: "tck-models",
@@ -241,10 +255,13 @@ mod tests {
         let module = fs::read_to_string(KUBERNETES.source().join("go.mod")).unwrap();
         assert!(module.contains(&format!("k8s.io/kubernetes {KUBERNETES_VERSION}")));
         assert!(KUBERNETES_LDFLAGS.contains(KUBERNETES_VERSION));
-        for part in [&COREDNS, &GRPCURL] {
+        for (part, name) in [(&COREDNS, "coredns"), (&GRPCURL, "grpcurl"), (&HELM, "helm/v3")] {
             let module = fs::read_to_string(part.source().join("go.mod")).unwrap();
-            assert!(module.contains(&format!("{} {}", part.name, part.version)), "{}", part.name);
+            assert!(module.contains(&format!("{name} {}", part.version)), "{name}");
         }
+        let helm = fs::read_to_string(HELM.source().join("go.mod")).unwrap();
+        assert!(helm.contains(&KUBERNETES_VERSION.replace("v1.", "k8s.io/kubectl v0.")));
+        assert!(HELM.ldflags.contains(HELM.version));
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub(crate) struct Shared {
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
+    pub(crate) left_alone: LeftAlone,
     pub(crate) pace: Pace,
     pub(crate) throttle: Mutex<Throttle>,
 }
@@ -123,6 +124,23 @@ impl Failures {
     }
 }
 
+/// Which services of namespaces that are left alone were told so, by uid and generation. Once is enough: another
+/// operator that works there has its own to say about them, and both would go on for ever.
+#[derive(Debug, Default)]
+pub(crate) struct LeftAlone(Mutex<HashMap<String, Option<i64>>>);
+
+impl LeftAlone {
+    /// Whether this generation is still to be told.
+    pub(crate) fn tell(&self, uid: &str, generation: Option<i64>) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.insert(uid.to_owned(), generation) != Some(generation)
+    }
+
+    pub(crate) fn forget(&self, uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
 /// A number from 0 to 1 that depends on the object and on how often it was asked for.
 pub(crate) fn spread(uid: &str, round: u32) -> f64 {
     let bytes = uid.bytes().map(u32::from).chain([round]);
@@ -163,6 +181,16 @@ mod tests {
         assert!(!allowed("a", start));
         assert!(allowed("b", start));
         assert!(allowed("a", start + WRITES_WINDOW));
+    }
+
+    #[test]
+    fn a_service_that_is_left_alone_is_told_so_once_for_each_generation() {
+        let left_alone = LeftAlone::default();
+        assert!(left_alone.tell("a", Some(1)));
+        assert!(!left_alone.tell("a", Some(1)));
+        assert!(left_alone.tell("a", Some(2)));
+        left_alone.forget("a");
+        assert!(left_alone.tell("a", Some(2)));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub use crate::planted::{Bug, plant};
 
 use crate::calls::Calls;
 use crate::config::Source;
-use crate::context::{Failures, Pace, Shared};
+use crate::context::{Failures, LeftAlone, Pace, Shared};
 use crate::leadership::{Leadership, elect};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -223,6 +223,7 @@ async fn serve(
         readiness,
         metrics,
         failures: Failures::default(),
+        left_alone: LeftAlone::default(),
         pace: Pace::default(),
         throttle: Mutex::default(),
     });

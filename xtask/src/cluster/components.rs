@@ -8,12 +8,15 @@ use super::{certs, cgroups, net, process::Component};
 use crate::{digest::Digest, layout};
 
 /// Configuration files, as they are in `xtask/parts/cluster`.
-const TEMPLATES: [(&str, &str); 4] = [
+const TEMPLATES: [(&str, &str); 5] = [
+    (AUDIT_POLICY, include_str!("../../parts/cluster/audit-policy.yaml")),
     ("containerd.toml", include_str!("../../parts/cluster/containerd.toml")),
     ("cni/10-cloudstate.conflist", include_str!("../../parts/cluster/cni.conflist")),
     ("kubelet.yaml", include_str!("../../parts/cluster/kubelet.yaml")),
     ("kube-proxy.yaml", include_str!("../../parts/cluster/kube-proxy.yaml")),
 ];
+/// What the API server keeps a log of.
+const AUDIT_POLICY: &str = "audit-policy.yaml";
 /// The name server's objects.
 const COREDNS: &str = include_str!("../../parts/cluster/coredns.yaml");
 const KUBECONFIG: &str = include_str!("../../parts/cluster/kubeconfig.yaml");
@@ -101,7 +104,9 @@ fn component(name: &'static str, program: &Path, arguments: Vec<String>) -> Resu
     for argument in &arguments {
         digest.part("argument", argument.as_bytes());
         let value = argument.split_once('=').map_or(argument.as_str(), |(_, value)| value);
-        if let Ok(content) = fs::read(value) {
+        // What a component writes itself is no configuration.
+        let is_input = !Path::new(value).starts_with(layout::state("log"));
+        if let Some(content) = is_input.then(|| fs::read(value).ok()).flatten() {
             digest.part(value, &content);
         }
     }
@@ -174,7 +179,14 @@ pub fn apiserver(programs: &Path) -> Result<Component> {
         format!("--service-account-signing-key-file={}", pki("service-accounts.key")),
         format!("--service-cluster-ip-range={}", net::SERVICE_CIDR),
         "--authorization-mode=Node,RBAC".to_owned(),
-        "--enable-admission-plugins=NodeRestriction".to_owned(),
+        // The second is what rights on finalizers are for: without it nobody would miss them.
+        "--enable-admission-plugins=NodeRestriction,OwnerReferencesPermissionEnforcement"
+            .to_owned(),
+        format!("--audit-policy-file={}", config(AUDIT_POLICY)),
+        format!("--audit-log-path={}", layout::audit_log().display()),
+        // Megabytes; one that is full is kept until the next is.
+        "--audit-log-maxsize=200".to_owned(),
+        "--audit-log-maxbackup=1".to_owned(),
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ];

@@ -7,13 +7,15 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use xshell::Shell;
 
 use super::wait::until;
 use crate::{
     cluster,
+    golang::Go,
     images::{self, Image, Recipe, debian},
     install::References,
-    layout,
+    layout, parts,
     progress::Progress,
     run::cargo,
     up::{self, Running},
@@ -24,6 +26,8 @@ pub(super) const LABEL: &str = "example.com/cloudstate-e2e";
 /// The operator's Deployment.
 pub(super) const OPERATOR: &str = "cloudstate-operator";
 pub(super) const OPERATOR_NAMESPACE: &str = "cloudstate";
+/// How long silence lasts unless somebody asks for more.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// A running cluster with the operator in it, and what the scenarios need to know of it.
 pub struct Cluster {
@@ -34,6 +38,9 @@ pub struct Cluster {
     postgres: Image,
     /// The program that calls shopping carts.
     pub(super) carts: PathBuf,
+    helm: PathBuf,
+    /// How long an operator that has nothing to do is watched.
+    pub(super) silence: Duration,
 }
 
 impl Cluster {
@@ -49,7 +56,10 @@ impl Cluster {
         let postgres = postgres(&progress)?;
         cluster::import(&progress, &postgres)?;
         let carts = carts(&progress)?;
-        Ok(Self { running, scripted: scripted.reference(), postgres, carts })
+        let go = Go::find(&Shell::new()?, &progress)?;
+        let helm = parts::HELM.build(&progress, &go)?.join(parts::HELM.name());
+        let scripted = scripted.reference();
+        Ok(Self { running, scripted, postgres, carts, helm, silence: SILENCE })
     }
 
     /// Its administrator's way to the API server.
@@ -77,6 +87,28 @@ impl Cluster {
     /// Calls gRPC services.
     pub(super) fn grpcurl(&self) -> Command {
         Command::new(&self.running.handle.grpcurl)
+    }
+
+    /// Installs charts in this cluster.
+    pub(super) fn helm(&self) -> Command {
+        let mut helm = Command::new(&self.helm);
+        helm.env("KUBECONFIG", &self.running.handle.kubeconfig);
+        // It keeps nothing of worth, and not at home.
+        for folder in ["HELM_CACHE_HOME", "HELM_CONFIG_HOME", "HELM_DATA_HOME"] {
+            helm.env(folder, layout::root().join("target/helm"));
+        }
+        helm
+    }
+
+    /// The same cluster, with an operator that has nothing to do watched for so long.
+    #[must_use]
+    pub fn with_silence(self, silence: Duration) -> Self {
+        Self { silence, ..self }
+    }
+
+    /// By how much silence is longer than usual.
+    pub(super) fn longer_silence(&self) -> Duration {
+        self.silence.saturating_sub(SILENCE)
     }
 
     /// `kubectl` as an administrator of this cluster.

@@ -77,18 +77,34 @@ impl<'a> Namespace<'a> {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
+    /// Asks the API server what it would say to YAML that may be of other namespaces, and changes nothing.
+    pub(super) fn dry_run(&self, yaml: &str) -> anyhow::Result<String> {
+        let arguments =
+            ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--filename=-"];
+        let mut kubectl = self.cluster.kubectl();
+        text(feed(kubectl.args(arguments), yaml), &arguments)
+    }
+
+    /// Deletes what YAML names, and waits until it is gone.
+    pub(super) fn delete(&self, yaml: &str) -> anyhow::Result<()> {
+        let arguments = ["delete", "--filename=-", "--timeout=60s"];
+        text(self.fed(&arguments, yaml), &arguments).map(drop)
+    }
+
+    /// Runs Helm in the namespace; what it prints.
+    pub(super) fn helm(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let mut helm = self.cluster.helm();
+        let output = helm.args(["--namespace", &self.name]).args(arguments).output();
+        said("helm", output, arguments)
+    }
+
     fn try_apply(&self, yaml: &str) -> anyhow::Result<Output> {
-        let mut child = self
-            .command(&["apply", "--filename=-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .context("cannot run kubectl")?;
-        let mut stdin = child.stdin.take().context("kubectl takes no input")?;
-        stdin.write_all(yaml.as_bytes()).context("kubectl does not read its input")?;
-        drop(stdin);
-        child.wait_with_output().context("cannot wait for kubectl")
+        self.fed(&["apply", "--filename=-"], yaml).context("cannot run kubectl")
+    }
+
+    /// Runs kubectl on YAML.
+    fn fed(&self, arguments: &[&str], yaml: &str) -> std::io::Result<Output> {
+        feed(&mut self.command(arguments), yaml)
     }
 
     fn command(&self, arguments: &[&str]) -> Command {
@@ -198,9 +214,28 @@ pub(super) fn variable<'a>(container: &'a Value, name: &str) -> &'a Value {
         .map_or(&Value::Null, |variable| &variable["value"])
 }
 
+/// Runs a program on that input.
+fn feed(command: &mut Command, input: &str) -> std::io::Result<Output> {
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut stdin = child.stdin.take().ok_or(std::io::ErrorKind::BrokenPipe)?;
+    stdin.write_all(input.as_bytes())?;
+    drop(stdin);
+    child.wait_with_output()
+}
+
 fn text(output: std::io::Result<Output>, arguments: &[&str]) -> anyhow::Result<String> {
-    let output = output.context("cannot run kubectl")?;
+    said("kubectl", output, arguments)
+}
+
+/// What a program has printed, unless it failed.
+fn said(
+    program: &str,
+    output: std::io::Result<Output>,
+    arguments: &[&str],
+) -> anyhow::Result<String> {
+    let output = output.with_context(|| format!("cannot run {program}"))?;
     let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "kubectl {}: {}", arguments.join(" "), errors.trim());
+    ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), errors.trim());
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -3,15 +3,21 @@
 mod bad_input;
 mod contract;
 mod drift;
+mod every_right;
 mod footprint;
+mod install_forms;
 mod life;
 mod manifests;
 mod operator;
+mod orders;
 mod postgres;
 mod postgres_tls;
 mod postgres_volume;
 mod reflection;
+mod replicas;
+mod secrets;
 mod shape;
+mod silence;
 
 use super::namespace::Namespace;
 
@@ -34,6 +40,15 @@ macro_rules! scenario {
 }
 
 pub(super) const ALL: &[Scenario] = &[
+    // The longest come first, and wait beside the others.
+    scenario!(silence::fifty_services_and_not_one_write),
+    scenario!(replicas::another_leads_when_the_leader_is_killed_frozen_or_cut_off),
+    scenario!(install_forms::kustomize_in_one_namespace),
+    scenario!(install_forms::helm_with_every_setting_that_needs_rights),
+    scenario!(install_forms::plain_yaml),
+    scenario!(secrets::planted_passwords_show_up_nowhere),
+    scenario!(orders::pieces_come_in_any_order),
+    scenario!(orders::replicas_are_those_of_the_service),
     scenario!(life::cart_through_the_service),
     scenario!(life::deleting_the_service_removes_everything),
     scenario!(life::deleted_pod_comes_back),
@@ -63,7 +78,9 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(postgres::postgres_restarted_under_load, alone),
     scenario!(postgres_volume::postgres_pod_deleted_under_load, alone),
     scenario!(postgres::rolling_update_under_load, alone),
+    scenario!(orders::children_are_back_within_a_second, alone),
     scenario!(operator::restart_changes_no_object, alone),
+    scenario!(every_right::rights_of_all_namespaces_are_all_used, alone),
 ];
 
 #[cfg(test)]

@@ -38,6 +38,7 @@ pub(crate) async fn reconcile(
     let uid = service.uid().unwrap_or_default();
     if service.metadata.deletion_timestamp.is_some() && !planted::is(Bug::DyingServed) {
         ctx.failures.forget(&uid);
+        ctx.left_alone.forget(&uid);
         return Ok(Action::await_change());
     }
     let settings = ctx.live.now();
@@ -45,6 +46,14 @@ pub(crate) async fn reconcile(
     let inputs = dereference::inputs(&ctx, &service);
     let plan = validate(&for_objects, &service, &inputs);
     let pause = paused(&ctx, &service).filter(|_| !planted::is(Bug::PauseIgnored));
+    match &pause {
+        Some(Pause::Namespace(_)) => {
+            if !ctx.left_alone.tell(&uid, service.metadata.generation) {
+                return Ok(Action::await_change());
+            }
+        }
+        _ => ctx.left_alone.forget(&uid),
+    }
     let outcome = match &plan {
         _ if pause.is_some() => Ok(Outcome::of(dereference::deployment(&ctx.caches, &service))),
         Ok(plan) => Box::pin(make(&ctx, &service, &for_objects, &inputs, plan)).await,
@@ -78,7 +87,11 @@ pub(crate) async fn reconcile(
     };
     let status = status::of_service(&facts, Timestamp::now());
     let ready = find(&status.conditions, kind::READY).is_some_and(|ready| ready.status == "True");
-    report::report(&ctx, &*service, status).await?;
+    if let Err(error) = report::report(&ctx, &*service, status).await {
+        // Not told after all.
+        ctx.left_alone.forget(&uid);
+        return Err(error);
+    }
 
     ctx.failures.forget(&uid);
     if let Some(held) = &outcome.held {

@@ -1,0 +1,205 @@
+//! Pieces that come in any order, and children that go.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use serde_json::Value;
+
+use super::manifests::{DEPLOYMENT, SERVICE, minimal, sample};
+use crate::e2e::{
+    namespace::{Namespace, condition},
+    wait::until,
+};
+
+const SETTLED: Duration = Duration::from_secs(2);
+const BACK: Duration = Duration::from_secs(1);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Piece {
+    Service,
+    Store,
+    Secret,
+}
+use Piece::{Secret, Service, Store};
+
+/// Service, store and Secret in each of their six orders: within 2 s of the last, the Deployment is there and nothing is
+/// said against the store.
+pub(super) fn pieces_come_in_any_order(namespace: &mut Namespace<'_>) -> anyhow::Result<()> {
+    let orders = [
+        [Service, Store, Secret],
+        [Service, Secret, Store],
+        [Store, Service, Secret],
+        [Store, Secret, Service],
+        [Secret, Service, Store],
+        [Secret, Store, Service],
+    ];
+    let mut slowest = Duration::ZERO;
+    for (number, order) in orders.iter().enumerate() {
+        let name = format!("cart-{number}");
+        for (index, piece) in order.iter().enumerate() {
+            namespace.apply(&manifest(*piece, &name))?;
+            // Each state on the way is come to before the next piece changes it.
+            let done = &order[..=index];
+            let (has_store, has_service) = (done.contains(&Store), done.contains(&Service));
+            if !has_service {
+                continue;
+            }
+            let what = format!("{name} is settled with {done:?}");
+            let ((), took) = until(&what, SETTLED, || {
+                let object = namespace.get("statefulservice", &name)?;
+                let valid = condition(&object, "StatefulStoreValid");
+                let wanted = if has_store { "True" } else { "False" };
+                let deployments = namespace.kubectl(&[
+                    "get",
+                    "deployment",
+                    &format!("{name}-deployment"),
+                    "--ignore-not-found",
+                    "--output=name",
+                ])?;
+                let is_made = !deployments.is_empty();
+                Ok(if valid["status"] == wanted && is_made == has_store {
+                    Ok(())
+                } else {
+                    Err(format!("StatefulStoreValid: {valid}; Deployment there: {is_made}"))
+                })
+            })?;
+            slowest = slowest.max(took);
+        }
+    }
+    namespace.note(format!(
+        "{} orders, the slowest step seen settled after {slowest:.1?}",
+        orders.len()
+    ));
+    Ok(())
+}
+
+fn manifest(piece: Piece, name: &str) -> String {
+    match piece {
+        Service => format!(
+            "
+apiVersion: cloudstate.io/v1alpha1
+kind: StatefulService
+metadata: {{name: {name}}}
+spec:
+  replicas: 0
+  datastore: {{name: {name}}}
+  containers:
+  - image: localhost/nothing:1
+"
+        ),
+        Store => format!(
+            "
+apiVersion: cloudstate.io/v1alpha1
+kind: StatefulStore
+metadata: {{name: {name}}}
+spec:
+  type: Postgres
+  deployment: Unmanaged
+  config: {{service: carts-db, credentialsFromSecret: {{name: {name}}}}}
+"
+        ),
+        Secret => format!(
+            "{{apiVersion: v1, kind: Secret, metadata: {{name: {name}}},
+              stringData: {{database: carts, username: carts, password: change-me}}}}"
+        ),
+    }
+}
+
+/// Deployment and Service, deleted and edited: each is back within a second of kubectl's return.
+pub(super) fn children_are_back_within_a_second(
+    namespace: &mut Namespace<'_>,
+) -> anyhow::Result<()> {
+    namespace.apply(&sample(namespace.cluster)?)?;
+    namespace.ready(SERVICE)?;
+    let mut notes = Vec::new();
+    for (kind, name) in [("deployment", DEPLOYMENT), ("service", SERVICE)] {
+        let old = namespace.get(kind, name)?["metadata"]["uid"].take();
+        namespace.kubectl(&["delete", kind, name, "--wait=false", "--cascade=background"])?;
+        let begun = Instant::now();
+        let path = "--output=jsonpath={.metadata.uid}";
+        until(&format!("another {kind} is there"), BACK, || {
+            let uid = namespace.kubectl(&["get", kind, name, "--ignore-not-found", path])?;
+            Ok(if !uid.is_empty() && old != uid { Ok(()) } else { Err(format!("uid {uid:?}")) })
+        })?;
+        notes.push(format!("deleted {kind}: {:.1?}", begun.elapsed()));
+    }
+    let edits = [
+        ("deployment", DEPLOYMENT, "/spec/replicas", r#"{"spec": {"replicas": 3}}"#),
+        (
+            "service",
+            SERVICE,
+            "/spec/ports/0/targetPort",
+            r#"{"spec": {"ports": [{"name": "grpc", "port": 80, "targetPort": 1}]}}"#,
+        ),
+    ];
+    for (kind, name, pointer, edit) in edits {
+        let value = |object: &Value| object.pointer(pointer).cloned().unwrap_or_default();
+        let before = value(&namespace.get(kind, name)?);
+        let printed = namespace.kubectl(&[
+            "patch",
+            kind,
+            name,
+            "--type=merge",
+            "--patch",
+            edit,
+            "--output=json",
+        ])?;
+        let begun = Instant::now();
+        ensure!(value(&serde_json::from_str(&printed)?) != before, "{pointer} was not edited");
+        until(&format!("{pointer} of the {kind} is as before"), BACK, || {
+            let now = value(&namespace.get(kind, name)?);
+            Ok(if now == before { Ok(()) } else { Err(now.to_string()) })
+        })?;
+        notes.push(format!("edited {kind}: {:.1?}", begun.elapsed()));
+    }
+    namespace.note(format!("back after, of which most is kubectl: {}", notes.join(", ")));
+    Ok(())
+}
+
+/// `kubectl scale` and an autoscaler on the service's scale subresource reach the Deployment; a hand edit of it does not last.
+pub(super) fn replicas_are_those_of_the_service(
+    namespace: &mut Namespace<'_>,
+) -> anyhow::Result<()> {
+    // Its pods never come up, and nobody waits for them.
+    namespace.apply(&minimal("localhost/nothing:1"))?;
+    let has = |wanted: u64, limit: Duration| {
+        until(&format!("the Deployment has {wanted} replicas"), limit, || {
+            let path = "--output=jsonpath={.spec.replicas}";
+            let found = namespace.kubectl(&[
+                "get",
+                "deployment",
+                DEPLOYMENT,
+                "--ignore-not-found",
+                path,
+            ])?;
+            Ok(if found == wanted.to_string() { Ok(()) } else { Err(found) })
+        })
+    };
+    has(1, SETTLED)?;
+    let service = format!("statefulservice/{SERVICE}");
+    namespace.kubectl(&["scale", &service, "--replicas=3"])?;
+    let ((), scaled) = has(3, SETTLED)?;
+    namespace.kubectl(&["scale", &format!("deployment/{DEPLOYMENT}"), "--replicas=5"])?;
+    let ((), repaired) = has(3, SETTLED)?;
+    // Below its least number it scales up, whatever the metrics say.
+    namespace.apply(&format!(
+        "
+apiVersion: autoscaling/v2
+kind: HorizontalPodAutoscaler
+metadata: {{name: {SERVICE}}}
+spec:
+  scaleTargetRef: {{apiVersion: cloudstate.io/v1alpha1, kind: StatefulService, name: {SERVICE}}}
+  minReplicas: 4
+  maxReplicas: 6
+"
+    ))?;
+    let ((), by_autoscaler) = has(4, Duration::from_secs(45))?;
+    ensure!(namespace.get("statefulservice", SERVICE)?["spec"]["replicas"] == 4, "spec.replicas");
+    let autoscaler = namespace.get("horizontalpodautoscaler", SERVICE)?;
+    let able = condition(&autoscaler, "AbleToScale");
+    ensure!(able["status"] == "True", "the autoscaler says {able}");
+    namespace.note(format!(
+        "kubectl scale {scaled:.1?}, hand edit put back {repaired:.1?}, autoscaler {by_autoscaler:.1?}"
+    ));
+    Ok(())
+}
