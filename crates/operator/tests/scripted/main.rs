@@ -4,6 +4,7 @@
 
 mod checks;
 mod convergence;
+mod pairs;
 #[cfg(feature = "planted")]
 mod planted;
 mod scenarios;
