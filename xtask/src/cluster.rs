@@ -250,6 +250,7 @@ fn part_image(progress: &Progress, part: &Part) -> Result<Image> {
         version: part.version().trim_start_matches('v').to_owned(),
         dockerfile: part.source(),
         programs: vec![folder.join(part.name())],
+        arguments: Vec::new(),
     };
     images::build(progress, &recipe)
 }

@@ -7,11 +7,15 @@
 mod audit;
 mod calls;
 mod cluster;
+mod crowd;
 mod evidence;
+mod http;
+mod jvm;
 mod load;
 mod namespace;
 mod operators;
 mod processes;
+mod proxy;
 mod relay;
 mod rights;
 mod scenarios;
@@ -41,6 +45,7 @@ const WORKERS: usize = 4;
 
 /// What all scenarios together may take. Silence, leases that run out and rollouts in waves take as long as they
 /// take; most of them beside the others.
+/// Sidecars that are given up, or found to hang, take half a minute each by what the launcher promises.
 const BUDGET: Duration = Duration::from_mins(10);
 
 /// Brings the cluster up and runs the scenarios whose names contain one of the filters, or all.

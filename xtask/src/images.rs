@@ -29,6 +29,8 @@ pub struct Recipe {
     pub dockerfile: PathBuf,
     /// Programs that the Dockerfile copies.
     pub programs: Vec<PathBuf>,
+    /// What the Dockerfile is told besides, as `NAME=VALUE`.
+    pub arguments: Vec<String>,
 }
 
 /// An image that lies ready in an archive.
@@ -104,7 +106,7 @@ pub fn build(progress: &Progress, recipe: &Recipe) -> Result<Image> {
     let folder = layout::images();
     let context = folder.join(&recipe.name);
     stage(recipe, &context)?;
-    let tag = format!("{}-{}", recipe.version, digest(&context)?);
+    let tag = format!("{}-{}", recipe.version, digest(&context, &recipe.arguments)?);
     let image = Image {
         repository: format!("{PREFIX}/{}", recipe.name),
         archive: folder.join(format!("{}-{tag}.tar", recipe.name)),
@@ -119,8 +121,11 @@ pub fn build(progress: &Progress, recipe: &Recipe) -> Result<Image> {
     let log = format!("image-{}", recipe.name);
     let limit = Duration::from_mins(5);
     let mut bud = buildah();
-    bud.args(["bud", "--isolation", "chroot", "--timestamp", "0", "--tag", &reference])
-        .arg(&context);
+    bud.args(["bud", "--isolation", "chroot", "--timestamp", "0", "--tag", &reference]);
+    for argument in &recipe.arguments {
+        bud.args(["--build-arg", argument]);
+    }
+    bud.arg(&context);
     progress.run(&log, bud, limit)?;
     // The archive gets its name when it is complete: a killed push must not look like an image.
     let partial = image.archive.with_extension("partial");
@@ -192,14 +197,17 @@ fn stage(recipe: &Recipe, context: &Path) -> Result<()> {
     Ok(())
 }
 
-/// A digest of the folder's files: names, whether they can be executed, and content.
-fn digest(folder: &Path) -> Result<String> {
+/// A digest of the arguments and of the folder's files: names, whether they can be executed, and content.
+fn digest(folder: &Path, arguments: &[String]) -> Result<String> {
     let mut files = BTreeMap::new();
     for entry in fs::read_dir(folder).with_context(|| format!("read {}", folder.display()))? {
         let entry = entry?;
         files.insert(entry.file_name(), entry);
     }
     let mut digest = Digest::new();
+    for argument in arguments {
+        digest.part("argument", argument.as_bytes());
+    }
     for (name, entry) in files {
         let executable = entry.metadata()?.permissions().mode() & 0o111 != 0;
         let content =
@@ -266,18 +274,19 @@ mod tests {
     }
 
     #[test]
-    fn the_digest_changes_with_name_mode_and_content() {
+    fn the_digest_changes_with_arguments_mode_and_content() {
         let folder = std::env::temp_dir().join(format!("xtask-digest-{}", std::process::id()));
         fs::create_dir_all(&folder).unwrap();
         let file = folder.join("program");
         fs::write(&file, "one").unwrap();
-        let first = digest(&folder).unwrap();
-        assert_eq!(digest(&folder).unwrap(), first);
+        let first = digest(&folder, &[]).unwrap();
+        assert_eq!(digest(&folder, &[]).unwrap(), first);
+        assert_ne!(digest(&folder, &["A=b".to_owned()]).unwrap(), first);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).unwrap();
-        let second = digest(&folder).unwrap();
+        let second = digest(&folder, &[]).unwrap();
         assert_ne!(second, first);
         fs::write(&file, "two").unwrap();
-        assert_ne!(digest(&folder).unwrap(), second);
+        assert_ne!(digest(&folder, &[]).unwrap(), second);
         fs::remove_dir_all(folder).unwrap();
     }
 }

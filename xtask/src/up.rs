@@ -173,6 +173,7 @@ fn build_images(sh: &Shell, progress: &Progress) -> Result<Images> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         dockerfile: dockerfile.to_owned(),
         programs,
+        arguments: Vec::new(),
     };
     let deploy = root.join("deploy/images");
     let operator = recipe("operator", &deploy.join("operator"), vec![programs.join("operator")]);

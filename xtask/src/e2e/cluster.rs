@@ -7,9 +7,10 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use xshell::Shell;
 
-use super::wait::until;
+use super::{jvm, wait::until};
 use crate::{
     cluster,
     golang::Go,
@@ -41,6 +42,10 @@ pub struct Cluster {
     helm: PathBuf,
     /// How long an operator that has nothing to do is watched.
     pub(super) silence: Duration,
+    /// The program that makes many calls at once.
+    pub(super) crowd: PathBuf,
+    /// The program that writes valid services and all that becomes of them.
+    generated: PathBuf,
 }
 
 impl Cluster {
@@ -55,11 +60,14 @@ impl Cluster {
         cluster::import(&progress, &scripted)?;
         let postgres = postgres(&progress)?;
         cluster::import(&progress, &postgres)?;
-        let carts = carts(&progress)?;
         let go = Go::find(&Shell::new()?, &progress)?;
         let helm = parts::HELM.build(&progress, &go)?.join(parts::HELM.name());
+        jvm::install(&progress, &running.handle)?;
+        let [carts, crowd] = callers(&progress)?;
+        let generated = generator(&progress)?;
         let scripted = scripted.reference();
-        Ok(Self { running, scripted, postgres, carts, helm, silence: SILENCE })
+        let silence = SILENCE;
+        Ok(Self { running, scripted, postgres, carts, helm, silence, crowd, generated })
     }
 
     /// Its administrator's way to the API server.
@@ -75,6 +83,22 @@ impl Cluster {
     /// Images that users get.
     pub(super) fn product_images(&self) -> [&Image; 2] {
         [&self.running.images.operator, &self.running.images.sidecar]
+    }
+
+    /// So many valid services for that namespace, each with all that becomes of it, as one list.
+    pub(super) fn generated(&self, namespace: &str, services: u32) -> anyhow::Result<Value> {
+        let output = Command::new(&self.generated)
+            .args([namespace, "0", &services.to_string()])
+            .output()
+            .with_context(|| format!("cannot run {}", self.generated.display()))?;
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "cannot generate services: {errors}");
+        serde_json::from_slice(&output.stdout).context("what was generated is no JSON")
+    }
+
+    /// Leaves the operator with what its install gives it: nothing for proxies made of jars.
+    pub(super) fn forget_jars(&self) -> anyhow::Result<()> {
+        jvm::remove(&self.running.handle)
     }
 
     /// The text with the images of this run in place of those that manifests name.
@@ -155,6 +179,7 @@ fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         dockerfile: root.join("xtask/parts/scripted-function"),
         programs: vec![folder.join(target).join("release/scripted-function")],
+        arguments: Vec::new(),
     };
     images::build(progress, &recipe)
 }
@@ -169,15 +194,26 @@ fn postgres(progress: &Progress) -> anyhow::Result<Image> {
         version: "15".to_owned(),
         programs: vec![base, folder.join("start"), folder.join("passwd")],
         dockerfile: folder,
+        arguments: Vec::new(),
     };
     images::build(progress, &recipe)
 }
 
-/// The program that calls shopping carts and keeps a ledger. It runs on this machine, and is built beside us.
-fn carts(progress: &Progress) -> anyhow::Result<PathBuf> {
+/// The programs that call services. They run on this machine, and are built beside us.
+fn callers(progress: &Progress) -> anyhow::Result<[PathBuf; 2]> {
     let mut build = cargo(&layout::root());
-    build.args(["build", "--locked", "--package", "testbed", "--bin", "carts"]);
-    progress.run("build-carts", build, Duration::from_mins(15))?;
+    build.args(["build", "--locked", "--package", "testbed", "--bin", "carts", "--bin", "crowd"]);
+    progress.run("build-callers", build, Duration::from_mins(15))?;
     let us = std::env::current_exe().context("cannot tell where xtask is")?;
-    Ok(us.with_file_name("carts"))
+    Ok(["carts", "crowd"].map(|program| us.with_file_name(program)))
+}
+
+/// The generator of valid services, an example of package `translate`. With the packages of the whole workspace, which
+/// the tests have built as well.
+fn generator(progress: &Progress) -> anyhow::Result<PathBuf> {
+    let mut build = cargo(&layout::root());
+    build.args(["build", "--locked", "--workspace", "--example", "generated"]);
+    progress.run("build-generator", build, Duration::from_mins(15))?;
+    let us = std::env::current_exe().context("cannot tell where xtask is")?;
+    Ok(us.with_file_name("examples").join("generated"))
 }

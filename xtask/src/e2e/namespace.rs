@@ -56,6 +56,19 @@ impl<'a> Namespace<'a> {
         text(self.command(arguments).output(), arguments)
     }
 
+    /// Runs kubectl in the namespace, which must fail; all that it prints.
+    pub(super) fn fails(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.command(arguments).output().context("cannot run kubectl")?;
+        let printed = [output.stdout, output.stderr].concat();
+        let printed = String::from_utf8_lossy(&printed).into_owned();
+        ensure!(
+            !output.status.success(),
+            "kubectl {} did not fail: {printed}",
+            arguments.join(" ")
+        );
+        Ok(printed)
+    }
+
     /// Applies YAML as a user does.
     pub(super) fn apply(&self, yaml: &str) -> anyhow::Result<String> {
         let output = self.try_apply(yaml)?;

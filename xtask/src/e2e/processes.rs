@@ -10,7 +10,7 @@ use serde_json::Value;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Process(pub(super) u32);
 
-/// The one process of the pod's container that runs `program`.
+/// The one process of the pod's container that runs `program`, which is a path or the last part of one.
 pub(super) fn find(pod: &Value, container: &str, program: &str) -> anyhow::Result<Process> {
     let id = container_id(pod, container)?;
     let mut found = Vec::new();
@@ -23,7 +23,8 @@ pub(super) fn find(pod: &Value, container: &str, program: &str) -> anyhow::Resul
         let groups = fs::read_to_string(folder.join("cgroup")).unwrap_or_default();
         let arguments = fs::read(folder.join("cmdline")).unwrap_or_default();
         let first = arguments.split(|byte| *byte == 0).next().unwrap_or_default();
-        if groups.contains(&id) && first == program.as_bytes() {
+        let name = first.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        if groups.contains(&id) && [first, name].contains(&program.as_bytes()) {
             found.push(Process(pid));
         }
     }
@@ -41,23 +42,44 @@ pub(super) fn restarts(pod: &Value, container: &str) -> anyhow::Result<u64> {
 impl Process {
     /// Ends it without a word, as the kernel does when memory runs out.
     pub(super) fn kill(self) -> anyhow::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Sends it a signal.
+    pub(super) fn signal(self, signal: Signal) -> anyhow::Result<()> {
         let pid = i32::try_from(self.0).ok().and_then(Pid::from_raw);
         let pid = pid.with_context(|| format!("{} is no process", self.0))?;
-        kill_process(pid, Signal::KILL)
-            .with_context(|| format!("cannot kill process {}", self.0))?;
-        Ok(())
+        kill_process(pid, signal)
+            .with_context(|| format!("cannot send {signal:?} to process {}", self.0))
+    }
+
+    /// What it was started with.
+    pub(super) fn arguments(self) -> anyhow::Result<Vec<String>> {
+        let path = format!("/proc/{}/cmdline", self.0);
+        let line = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+        let arguments = line.split(|byte| *byte == 0);
+        Ok(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
     }
 
     /// Resident memory in MB.
     pub(super) fn resident_mb(self) -> anyhow::Result<f64> {
+        self.memory_mb("VmRSS")
+    }
+
+    /// The most that it ever had resident, in MB.
+    pub(super) fn peak_mb(self) -> anyhow::Result<f64> {
+        self.memory_mb("VmHWM")
+    }
+
+    fn memory_mb(self, field: &str) -> anyhow::Result<f64> {
         let path = format!("/proc/{}/status", self.0);
         let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        parse_resident_mb(&status).with_context(|| format!("no VmRSS in {path}"))
+        parse_mb(&status, field).with_context(|| format!("no {field} in {path}"))
     }
 }
 
-fn parse_resident_mb(status: &str) -> Option<f64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+fn parse_mb(status: &str, field: &str) -> Option<f64> {
+    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kilobytes * 1024.0 / 1_000_000.0)
 }
@@ -84,8 +106,9 @@ mod tests {
     #[test]
     fn memory_is_read_from_proc() {
         let status = "Name:\tproxy\nVmHWM:\t  9000 kB\nVmRSS:\t    8000 kB\n";
-        assert_eq!(parse_resident_mb(status), Some(8.192));
-        assert_eq!(parse_resident_mb("Name:\tproxy\n"), None);
+        assert_eq!(parse_mb(status, "VmRSS"), Some(8.192));
+        assert_eq!(parse_mb(status, "VmHWM"), Some(9.216));
+        assert_eq!(parse_mb("Name:\tproxy\n", "VmRSS"), None);
     }
 
     #[test]

@@ -20,6 +20,7 @@ public final class Proxy {
         HttpServer health = listen("MANAGEMENT_PORT");
         health.createContext("/ready", exchange -> answer(exchange, "OK"));
         health.createContext("/alive", exchange -> answer(exchange, "OK"));
+        health.createContext("/under-way", exchange -> answer(exchange, "" + UNDER_WAY.get()));
 
         HttpServer calls = listen("HTTP_PORT");
         calls.createContext("/heap", exchange -> answer(exchange, "" + Runtime.getRuntime().maxMemory()));

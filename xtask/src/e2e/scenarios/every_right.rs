@@ -49,6 +49,7 @@ spec:
 pub(super) fn rights_of_all_namespaces_are_all_used(
     namespace: &mut Namespace<'_>,
 ) -> anyhow::Result<()> {
+    namespace.cluster.forget_jars()?;
     let audit = Audit::from_now()?;
     let operator = format!("deployment/{OPERATOR}");
     let there = ["--namespace", OPERATOR_NAMESPACE];
