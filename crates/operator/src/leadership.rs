@@ -124,16 +124,22 @@ pub(crate) async fn elect(
     };
     loop {
         let was_leader = candidate.leadership.is_held();
-        match timeout(TRY_TIMEOUT, candidate.turn()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(
-                lease = LEASE,
-                namespace,
-                error = %api::Chain(&error),
-                "lease cannot be had: without it, nothing is written"
-            ),
-            Err(_) => warn!(lease = LEASE, namespace, "lease cannot be had: no answer"),
-        }
+        let pause = match timeout(TRY_TIMEOUT, candidate.turn()).await {
+            Ok(Ok(pause)) => pause,
+            Ok(Err(error)) => {
+                warn!(
+                    lease = LEASE,
+                    namespace,
+                    error = %api::Chain(&error),
+                    "lease cannot be had: without it, nothing is written"
+                );
+                RETRY_PERIOD
+            }
+            Err(_) => {
+                warn!(lease = LEASE, namespace, "lease cannot be had: no answer");
+                RETRY_PERIOD
+            }
+        };
         match (was_leader, candidate.leadership.is_held()) {
             (false, true) => info!(identity = candidate.identity, "leads"),
             (true, false) => warn!(identity = candidate.identity, "leads no more"),
@@ -142,7 +148,7 @@ pub(crate) async fn elect(
         tokio::select! {
             biased;
             () = stop.cancelled() => break,
-            () = sleep(RETRY_PERIOD) => {}
+            () = sleep(pause) => {}
         }
     }
     if candidate.leadership.is_held() {
@@ -161,15 +167,16 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Looks at the Lease once, and renews or takes it where that is in order.
-    async fn turn(&mut self) -> kube::Result<()> {
+    /// Looks at the Lease once, and renews or takes it where that is in order. Gives the time until the next
+    /// look, which comes no later than a Lease can be taken over.
+    async fn turn(&mut self) -> kube::Result<Duration> {
         let found = self.api.get_opt(LEASE).await?;
         // Not the time of the answer: another may count from when the server did it.
         let sent = Instant::now();
         let written = match self.election.read(found.map(record), sent) {
-            Action::Wait => {
+            Action::Wait(left) => {
                 self.leadership.hold(None);
-                return Ok(());
+                return Ok(left.min(RETRY_PERIOD));
             }
             Action::Create => {
                 let lease = Self::lease(None, 0, &self.identity);
@@ -186,7 +193,7 @@ impl Candidate {
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(error) => return Err(error),
         }
-        Ok(())
+        Ok(RETRY_PERIOD)
     }
 
     /// Gives the Lease back, so that the next one need not wait.

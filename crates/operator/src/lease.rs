@@ -35,8 +35,8 @@ pub(crate) enum Action {
     Create,
     /// Write our name into it, unless it has changed since that version.
     Hold { version: String, transitions: i32 },
-    /// Look again later: it is another's.
-    Wait,
+    /// It is another's, for as long as this unless that one renews it.
+    Wait(Duration),
 }
 
 /// What one replica knows about the Lease.
@@ -64,9 +64,10 @@ impl Election {
         };
         let Record { holder, duration, transitions, version } = record.clone();
         self.seen = Some((record, since));
+        let left = duration.saturating_sub(now.duration_since(since));
         match holder {
             Some(holder) if holder == self.identity => Action::Hold { version, transitions },
-            Some(_) if now.duration_since(since) < duration => Action::Wait,
+            Some(_) if !left.is_zero() => Action::Wait(left),
             _ => Action::Hold { version, transitions: transitions.saturating_add(1) },
         }
     }
@@ -109,10 +110,10 @@ mod tests {
         let start = Instant::now();
         let mut read =
             |version, after| election.read(Some(record(Some("a"), version)), start + after);
-        assert_eq!(read("1", Duration::ZERO), Action::Wait);
-        assert_eq!(read("2", Duration::from_secs(14)), Action::Wait);
+        assert_eq!(read("1", Duration::ZERO), Action::Wait(LEASE_DURATION));
+        assert_eq!(read("2", Duration::from_secs(14)), Action::Wait(LEASE_DURATION));
         // Counted from when it was first seen like this.
-        assert_eq!(read("2", Duration::from_secs(28)), Action::Wait);
+        assert_eq!(read("2", Duration::from_secs(28)), Action::Wait(Duration::from_secs(1)));
         assert_eq!(read("2", Duration::from_secs(29)), hold("2", 4));
     }
 
@@ -120,9 +121,13 @@ mod tests {
     fn a_follower_that_stood_still_itself_starts_counting_anew() {
         let mut election = Election::new("b".to_owned());
         let start = Instant::now();
-        assert_eq!(election.read(Some(record(Some("a"), "1")), start), Action::Wait);
+        assert_eq!(
+            election.read(Some(record(Some("a"), "1")), start),
+            Action::Wait(LEASE_DURATION)
+        );
         let later = start + Duration::from_mins(1);
-        assert_eq!(election.read(Some(record(Some("a"), "31")), later), Action::Wait);
+        let wait = Action::Wait(LEASE_DURATION);
+        assert_eq!(election.read(Some(record(Some("a"), "31")), later), wait);
     }
 
     #[test]
