@@ -1,5 +1,7 @@
 //! The launcher as Kubernetes sees it: a real process with a real child, over signals, probes and exit codes.
 
+#![expect(clippy::unwrap_used, reason = "clippy.toml frees tests, and these are their helpers")]
+
 mod support;
 
 use std::{
@@ -68,13 +70,16 @@ fn an_interrupt_skips_the_delay() {
 fn f01_a_killed_proxy_is_back_within_two_seconds() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();
-    let first = launcher.await_proxy(1);
-    let killed = Instant::now();
-    first.signal(Signal::KILL);
-    let second = launcher.await_proxy(2);
-    launcher.await_ready();
-    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
-    assert_ne!(first, second);
+    let mut generations = 1..;
+    support::takes_less_than(Duration::from_secs(2), || {
+        let generation = generations.next().unwrap();
+        let proxy = launcher.await_proxy(generation);
+        let killed = Instant::now();
+        proxy.signal(Signal::KILL);
+        assert_ne!(launcher.await_proxy(generation + 1), proxy);
+        launcher.await_ready();
+        killed.elapsed()
+    });
 }
 
 #[test]
@@ -157,8 +162,8 @@ fn a_fresh_start_is_given_at_once_and_costs_no_budget() {
 #[test]
 fn f13_a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
     let mut launcher = launcher(&["--ignore-term"])
-        .env("TERMINATION_GRACE_PERIOD_SECONDS", "4")
-        .env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "3s")
+        .env("TERMINATION_GRACE_PERIOD_SECONDS", "6")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "4s")
         .start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -167,7 +172,7 @@ fn f13_a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
     launcher.signal(Signal::TERM);
     assert_eq!(launcher.await_exit(), 137);
     let took = asked.elapsed();
-    assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
+    assert!((Duration::from_secs(2)..Duration::from_secs(6)).contains(&took), "{took:?}");
     assert!(proxy.is_buried());
 }
 
@@ -185,7 +190,7 @@ fn f06_a_proxy_that_hangs_is_replaced() {
 
 #[test]
 fn f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
-    let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "3s").start();
+    let launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "4s").start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
     launcher.signal(Signal::STOP);
@@ -209,19 +214,22 @@ fn beside_user_function(port: u16) -> support::Setup {
 #[test]
 fn f09_readiness_follows_the_user_function() {
     let port = support::free_port();
-    let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let listen = || TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let mut listener = Some(listen());
     let launcher = beside_user_function(port).start();
     launcher.await_ready();
-
-    drop(listener);
-    let gone = Instant::now();
-    launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
-    assert!(gone.elapsed() < Duration::from_millis(1_500), "{:?}", gone.elapsed());
-
-    let _listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
-    let back = Instant::now();
-    launcher.await_ready();
-    assert!(back.elapsed() < Duration::from_millis(300), "{:?}", back.elapsed());
+    let mut leave_and_return = || {
+        listener = None;
+        let gone = Instant::now();
+        launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
+        let noticed_after = gone.elapsed();
+        listener = Some(listen());
+        let back = Instant::now();
+        launcher.await_ready();
+        [noticed_after, back.elapsed()]
+    };
+    support::takes_less_than(Duration::from_millis(1_500), || leave_and_return()[0]);
+    support::takes_less_than(Duration::from_millis(300), || leave_and_return()[1]);
     assert_eq!(launcher.raw_log().matches("\"proxy started\"").count(), 1);
 }
 
@@ -314,12 +322,15 @@ fn f15_a_swarm_ends_with_the_launcher() {
 
 #[test]
 fn f16_thousands_of_orphans_leave_no_trace() {
-    let (without, with) = (launcher(SERVES).start(), launcher(&["--orphans", "3000"]).start());
-    without.await_ready();
-    with.await_ready();
-    with.await_no_zombies();
-    let (without, with) = (without.resident_kib(), with.resident_kib());
-    assert!(with < without + 256, "{without} KiB without, {with} KiB with");
+    let [few, many] = ["100", "10000"].map(|count| {
+        let launcher = launcher(&["--orphans", count]).start();
+        launcher.await_ready();
+        launcher.await_no_zombies();
+        let reaped = format!("cloudstate_launcher_reaped_total{{kind=\"orphan\"}} {count}");
+        launcher.await_metric(&reaped);
+        launcher.own_memory_kib()
+    });
+    assert!(many < few + 256, "{few} KiB after a hundred, {many} KiB after ten thousand");
 }
 
 #[test]
@@ -341,16 +352,22 @@ fn f11_a_thousand_terms_are_one() {
     assert_eq!(launcher.raw_log().matches("signal sent to the proxy's group").count(), 1);
 }
 
+/// The limit must be below the five seconds after which silent clients are sent away.
+fn answers_beside_silent_clients(launcher: &support::Launcher, limit: Duration) {
+    support::takes_less_than(limit, || {
+        let _silent: Vec<_> = (0..200).map(|_| launcher.connect().unwrap()).collect();
+        let asked = Instant::now();
+        assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+        asked.elapsed()
+    });
+}
+
 #[test]
 fn f18_few_file_descriptors_and_many_silent_clients_do_not_keep_the_kubelet_waiting() {
     let starter = ["/bin/sh", "-c", "ulimit -n 32; exec \"$@\"", "sh"];
     let launcher = support::launcher_through(&starter, SERVES).start();
     launcher.await_ready();
-    let silent: Vec<_> = (0..200).map(|_| launcher.connect().unwrap()).collect();
-    let asked = Instant::now();
-    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
-    assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-    drop(silent);
+    answers_beside_silent_clients(&launcher, Duration::from_secs(1));
 }
 
 #[test]
@@ -392,11 +409,7 @@ fn signals_without_a_meaning_change_nothing() {
 fn clients_that_say_nothing_do_not_keep_the_kubelet_waiting() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();
-    let silent: Vec<_> = (0..200).map(|_| launcher.connect().unwrap()).collect();
-    let asked = Instant::now();
-    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
-    assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
-    drop(silent);
+    answers_beside_silent_clients(&launcher, Duration::from_secs(2));
 }
 
 #[test]
@@ -541,7 +554,7 @@ fn f12_term_finds_a_way_out_of_every_state() {
     };
     let mut backoff = hour(launcher(&["--exit", "1"]));
     backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
-    let mut draining = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "1s").start();
+    let mut draining = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "3s").start();
     draining.await_ready();
     draining.signal(Signal::TERM);
     draining.await_metric("cloudstate_launcher_state{state=\"draining\"} 1");
