@@ -221,6 +221,9 @@ pub mod env {
     pub const MEMORY_LIMIT: &str = "MEMORY_LIMIT";
     /// Prefix of the launcher's own settings; none of them reaches the proxy.
     pub const LAUNCHER_PREFIX: &str = "CLOUDSTATE_LAUNCHER_";
+    /// How long the proxy lets calls finish once it is told to leave; the launcher says it unless somebody
+    /// else does.
+    pub const GRACEFUL_TERMINATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
     /// Prefix of the proxy's own settings.
     pub const PROXY_PREFIX: &str = "CLOUDSTATE_PROXY_";
     /// After the name of a secret variable: the file to read it from instead.

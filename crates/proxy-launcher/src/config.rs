@@ -208,6 +208,15 @@ pub struct Drain {
     pub counts_calls: bool,
 }
 
+impl Drain {
+    /// How long a native proxy may let calls finish: three quarters of its time between TERM and KILL, so
+    /// that some is left for giving up its entities in order.
+    fn calls(&self) -> Duration {
+        let until_kill = self.grace.saturating_sub(self.pre_delay + self.kill_margin);
+        (until_kill * 3 / 4).max(Duration::from_secs(1))
+    }
+}
+
 /// What came out of all layers.
 #[derive(Clone, Debug)]
 pub struct Loaded {
@@ -317,5 +326,11 @@ fn for_proxy(
     // waits before the stop, see [`Drain::pre_delay`].
     let grace = config.drain.grace.as_secs().to_string().into();
     environment.insert(env::TERMINATION_GRACE_PERIOD_SECONDS.into(), grace);
+    if matches!(config.kind, ProxyKind::Native) {
+        let calls = config.drain.calls().as_millis();
+        environment
+            .entry(env::GRACEFUL_TERMINATION_TIMEOUT.into())
+            .or_insert_with(|| format!("{calls}ms").into());
+    }
     environment
 }

@@ -45,7 +45,7 @@ pub struct Config {
     pub entities: entity::Limits,
     /// Bounds of the edge.
     pub edge: serve::Limits,
-    /// How long connections and entities may take to finish once the proxy is told to leave.
+    /// How long calls, and what follows from them, may take to finish once the proxy is told to leave.
     pub drain: Duration,
     /// How much is logged.
     pub log_level: &'static str,
@@ -107,7 +107,7 @@ fn read(reader: &mut Reader) -> Config {
             response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
             reflection: reader.read(REFLECTION, "true", value::switch),
         },
-        drain: Duration::from_secs(10),
+        drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
     }
 }
@@ -173,6 +173,14 @@ mod tests {
         assert_eq!(memory(&[(limit, "134217728"), (said, "96m")]), 96 << 20);
         let problems = load_from(&[(said, "64MB")]).unwrap_err().to_string();
         assert!(problems.contains("CLOUDSTATE_SIDECAR_JVM_MEMORY is \"64MB\""), "{problems}");
+    }
+
+    #[test]
+    fn calls_may_finish_for_as_long_as_it_is_said() {
+        let drain = |pairs: &[(&str, &str)]| load_from(pairs).unwrap().0.drain;
+        assert_eq!(drain(&[]), Duration::from_secs(10));
+        let name = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
+        assert_eq!(drain(&[(name, "42s")]), Duration::from_secs(42));
     }
 
     #[test]

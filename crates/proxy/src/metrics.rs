@@ -226,6 +226,28 @@ impl Sources {
             self.user_function.streams(),
         );
         gauge("cloudstate_open_entities", "Entities that are open", self.entities.open_count());
+        let budget = self.entities.budget();
+        let (entities, calls) = (budget.entities(), budget.calls());
+        gauge(
+            "cloudstate_memory_budget_entities_bytes",
+            "Memory budget for open entities",
+            entities.size(),
+        );
+        gauge(
+            "cloudstate_memory_budget_entities_used_bytes",
+            "How much of the budget for open entities is taken",
+            entities.used(),
+        );
+        gauge(
+            "cloudstate_memory_budget_calls_bytes",
+            "Memory budget for calls under way",
+            calls.size(),
+        );
+        gauge(
+            "cloudstate_memory_budget_calls_used_bytes",
+            "How much of the budget for calls under way is taken",
+            calls.used(),
+        );
         gauge(
             "cloudstate_ready",
             "Whether calls are served",

@@ -9,6 +9,7 @@ use std::{
     net::SocketAddr,
     pin::pin,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use api::{
@@ -16,7 +17,7 @@ use api::{
     contract::{NotReady, exit, reason},
 };
 use futures::FutureExt as _;
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{net::TcpListener, sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -43,6 +44,8 @@ use crate::{
 
 /// Bytes of answers about health that nobody has read.
 const MANAGEMENT_UNREAD_MAX: usize = 1 << 20;
+/// What follows from calls that took all the time there was gets this much more.
+const FOLLOW_MIN: Duration = Duration::from_secs(1);
 /// Answers that may wait for the router after their callers have left.
 const ORPHANS_MAX: usize = 1_024;
 
@@ -220,22 +223,26 @@ async fn serve(
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());
-        let hold = ownership::hold(store, entities, readiness, fenced, config.drain, leave.clone());
+        // Once calls have had their time only those commands are left whose callers went away.
+        let end = config.drain / 5;
+        let hold = ownership::hold(store, entities, readiness, fenced, end, leave.clone());
         tokio::spawn(hold)
     });
     let mut serving = pin!(edge::serve(config, edge, readiness, stop.clone()));
-    let served = tokio::select! {
+    let (served, finish_by) = tokio::select! {
         // First, since an edge without calls ends at once: what is left to do then takes its time, too.
         biased;
         () = stop.cancelled() => {
             let finishes = "the proxy finishes what is under way";
             readiness.deny(Part::Staying, reason::DRAINING, finishes);
-            serving.await
+            let finish_by = Instant::now() + config.drain;
+            (serving.await, finish_by)
         }
-        served = &mut serving => served,
+        served = &mut serving => (served, Instant::now() + config.drain),
     };
-    if !router.stop(config.drain).await {
-        warn!(after = ?config.drain, "side effects and forwards were cut that were still under way");
+    let left = finish_by.saturating_duration_since(Instant::now()).max(FOLLOW_MIN);
+    if !router.stop(left).await {
+        warn!(after = ?left, "side effects and forwards were cut that were still under way");
     }
     // Last of all, so that the next owner finds nothing under way, and at once.
     leave.cancel();

@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use protocol::cloudstate::EntitySpec;
 use support::{
@@ -239,6 +239,9 @@ async fn metrics_tell_of_calls_entities_store_and_process() {
         "cloudstate_eventsourced_entity_active_time_seconds{entity_name=\"counter\",quantile=\"0.5\"} NaN",
         "cloudstate_store_writes_total{operation=\"append\",outcome=\"committed\"} 2",
         "cloudstate_open_entities 2",
+        "cloudstate_memory_budget_entities_bytes 201326592",
+        "cloudstate_memory_budget_calls_bytes 67108864",
+        "cloudstate_memory_budget_calls_used_bytes 0",
         "cloudstate_user_function_streams 2",
         "cloudstate_ownership_owned 1",
         "cloudstate_ownership_epoch 1",
@@ -249,6 +252,36 @@ async fn metrics_tell_of_calls_entities_store_and_process() {
     ] {
         assert!(text.contains(line), "{line} is missing in {text}");
     }
+}
+
+/// What stands in code in the first column of the page's tables.
+fn documented_metrics(section: &str) -> BTreeSet<String> {
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| `")?.split_once(" |"));
+    rows.flat_map(|(names, _)| names.split(", ")).map(|name| name.replace('`', "")).collect()
+}
+
+#[tokio::test]
+async fn the_page_on_metrics_names_all_that_are_exposed_and_no_other() {
+    let page = include_str!("../../../docs/metrics.md");
+    let (entities, others) = page.split_once("## Actions").unwrap();
+    let stand = Stand::start().await;
+    stand.value("Get", item("a", 0)).await;
+    let text = stand.metrics().await;
+    let exposed = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let exposed: Vec<_> = exposed.collect();
+    let known = ["counter", "gauge", "histogram", "summary"];
+    let odd: Vec<_> = exposed.iter().filter(|(_name, kind)| !known.contains(kind)).collect();
+    assert!(odd.is_empty(), "Prometheus' own format has no such types: {odd:?}");
+    let (of_entities, exposed): (BTreeSet<_>, BTreeSet<_>) = exposed
+        .into_iter()
+        .map(|(name, _type)| name.to_owned())
+        .partition(|name| name.starts_with("cloudstate_eventsourced_"));
+    let of_entities: BTreeSet<_> = of_entities
+        .iter()
+        .map(|name| name.trim_start_matches("cloudstate_eventsourced_").to_owned())
+        .collect();
+    assert_eq!(of_entities, documented_metrics(entities));
+    assert_eq!(exposed, documented_metrics(others));
 }
 
 #[tokio::test]

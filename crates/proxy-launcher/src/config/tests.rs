@@ -129,6 +129,7 @@ fn the_proxy_gets_everything_but_our_settings_and_flags_for_a_jvm() {
     assert_eq!(
         names,
         [
+            "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT",
             "CLOUDSTATE_SIDECAR_JVM_MEMORY",
             "HTTP_PORT",
             "POSTGRES_PASSWORD",
@@ -159,6 +160,19 @@ fn delays_that_contradict_each_other_are_refused_when_somebody_chose_them() {
     assert!(refused(&[(grace, "6"), (pre_delay, "4s")])[0].starts_with("RangeConflict: "));
     let backoff = refused(&[("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "40s")]);
     assert!(backoff[0].contains("at most CLOUDSTATE_LAUNCHER_BACKOFF_MAX, which is 30s"));
+}
+
+#[test]
+fn the_proxy_is_told_how_long_calls_may_finish_unless_somebody_else_told_it() {
+    let name = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
+    let grace = "TERMINATION_GRACE_PERIOD_SECONDS";
+    let told = |pairs: &[(&str, &str)]| {
+        loaded(pairs).proxy.environment[&OsString::from(name)].clone().into_string().unwrap()
+    };
+    assert_eq!(told(&[]), "17250ms");
+    assert_eq!(told(&[(grace, "90")]), "62250ms");
+    assert_eq!(told(&[(grace, "2")]), "1000ms");
+    assert_eq!(told(&[(name, "3s")]), "3s");
 }
 
 #[test]

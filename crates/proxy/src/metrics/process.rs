@@ -3,7 +3,11 @@
 use std::{fs, sync::OnceLock, time::SystemTime};
 
 use prometheus_client::{
-    metrics::{counter::ConstCounter, gauge::ConstGauge, info::Info},
+    metrics::{
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+    },
     registry::Registry,
 };
 
@@ -53,8 +57,10 @@ pub(super) fn register(registry: &mut Registry) {
             registry.register(name, help, ConstGauge::new(value));
         }
     }
-    let build = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    registry.register("cloudstate_proxy_build", "Which proxy this is", build);
+    // A gauge rather than OpenMetrics' own kind for it, which Prometheus' older format does not have.
+    let build = Family::<[(&str, &str); 1], Gauge>::default();
+    build.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("cloudstate_proxy_build_info", "Which proxy this is", build);
 }
 
 #[cfg(test)]
