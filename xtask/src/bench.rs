@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, ensure};
 use testbed::postgres;
 use xshell::Shell;
 
-use crate::{digest::Digest, host, layout, progress::Progress, run::cargo};
+use crate::{carts, digest::Digest, host, layout, progress::Progress, run::cargo};
 
 /// Longest time for installing packages from the Node registry.
 const NPM_LIMIT: Duration = Duration::from_mins(5);
@@ -103,8 +103,7 @@ pub fn server(progress: &Progress) -> Result<()> {
 /// Installs Postgres and Node, and gives the folder of the counter on Node with its packages.
 fn node(progress: &Progress) -> Result<PathBuf> {
     server(progress)?;
-    let packages = [("nodejs", "/usr/bin/node"), ("npm", "/usr/bin/npm")];
-    host::ensure_packages(&Shell::new()?, progress, &packages)?;
+    carts::ensure_node(&Shell::new()?, progress)?;
     let source = layout::root().join("crates/testbed/node");
     let mut digest = Digest::new();
     for file in NODE_FILES {

@@ -25,9 +25,7 @@ pub fn node(sh: &Shell, progress: &Progress) -> Result<PathBuf> {
     if folder.is_dir() {
         return Ok(folder);
     }
-    if cmd!(sh, "npm --version").quiet().ignore_stdout().ignore_stderr().run().is_err() {
-        host::install_packages(sh, progress, &["nodejs", "npm"])?;
-    }
+    ensure_node(sh, progress)?;
     progress.say("installing the Node cart's packages, once (half a minute)");
     parts::keep(&folder, |partial| {
         copy(&sample, partial)?;
@@ -80,6 +78,20 @@ pub fn python(sh: &Shell, progress: &Progress) -> Result<PathBuf> {
         })
     })?;
     Ok(folder)
+}
+
+/// Installs Node from Debian unless there is one on `PATH`, where it is run from.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn ensure_node(sh: &Shell, progress: &Progress) -> Result<()> {
+    let is_there = |program: &str| {
+        cmd!(sh, "{program} --version").quiet().ignore_stdout().ignore_stderr().run().is_ok()
+    };
+    if is_there("node") && is_there("npm") {
+        return Ok(());
+    }
+    host::install_packages(sh, progress, &["nodejs", "npm"])
 }
 
 /// A folder of the cache, named by what the sample's files hold.

@@ -23,13 +23,13 @@ pub enum Command {
     Test,
     /// Check the dependency arrows, and what else the compiler does not hold together
     Tidy,
-    /// Plant bugs in the proxy, one at a time, and check that each is noticed
+    /// Plant bugs in proxy and operator, one at a time, and check that each is noticed
     Planted,
     /// Run the proxy's state machines in simulated worlds, and check its promises in each
     Sim(Sim),
     /// Write every generated file again
     Codegen,
-    /// Measure the proxy as a whole, or with `launcher` the launcher; `… --help` names workloads and flags
+    /// Measure the proxy as a whole, or with `launcher` or `operator` that one; `… --help` names workloads and flags
     Bench(Passed),
     /// Drive user functions that others wrote through the proxy, on every store
     Conformance(Conformance),

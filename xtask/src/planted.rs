@@ -24,12 +24,12 @@ struct Bugs {
     target: &'static [&'static str],
     /// In front of the names of those tests.
     module: &'static str,
-    /// Fewer than these would mean that tests were not found.
+    /// As many as there are: fewer would mean that tests were not found.
     at_least: usize,
 }
 
 const ALL: [Bugs; 2] = [
-    Bugs { package: "proxy", target: &["--lib"], module: "planted::tests::", at_least: 15 },
+    Bugs { package: "proxy", target: &["--lib"], module: "planted::tests::", at_least: 27 },
     Bugs {
         package: "operator",
         target: &["--test", "scripted"],

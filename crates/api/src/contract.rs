@@ -238,8 +238,6 @@ pub const TERMINATION_PATH: &str = "/dev/termination-log";
 /// The launcher's settings as a file, unless another one is named.
 pub const LAUNCHER_CONFIG: &str = "/etc/cloudstate/launcher.toml";
 
-/// The launcher's program in the sidecar image.
-pub const LAUNCHER_COMMAND: &str = "/proxy-launcher";
 /// The proxy's program in the sidecar image.
 pub const PROXY_COMMAND: &str = "/proxy";
 

@@ -261,9 +261,10 @@ fn check(settings: &Settings) -> Result<(), Error> {
         refuse("proxy.kind", "\"jvm\"".to_owned(), wanted);
     }
     if let Some(timeout) = &settings.passivation_timeout
-        && value::duration(timeout).is_err()
+        && value::pause(timeout).is_err()
     {
-        refuse("passivation-timeout", format!("{timeout:?}"), "a duration, such as 30s");
+        let wanted = "a duration from 10ms to 24h, such as 30s, as the proxies take it";
+        refuse("passivation-timeout", format!("{timeout:?}"), wanted);
     }
     if settings.resync < Duration::from_secs(1) {
         refuse("resync", format!("{:?}", settings.resync), "1s or more");

@@ -25,6 +25,8 @@ const HEALTHZ: &str = "/healthz";
 const STATUS: &str = "/status";
 const ENTITIES: &str = "/entities";
 const LOG_LEVEL: &str = "/log-level";
+/// The same, as the launcher's port calls it: at night nobody remembers which port has which.
+const LOG_LEVEL_THERE: &str = "/loglevel";
 const DRAIN: &str = "/drain";
 /// What can be read.
 const PAGES: [&str; 7] =
@@ -74,7 +76,7 @@ impl Desk {
         let (path, method) = (request.uri().path(), request.method());
         let query = request.uri().query().unwrap_or_default();
         let read = matches!(*method, Method::GET | Method::HEAD);
-        match path {
+        match if path == LOG_LEVEL_THERE { LOG_LEVEL } else { path } {
             LOG_LEVEL if read => {
                 text(StatusCode::OK, log::level().unwrap_or("kept by somebody else"))
             }

@@ -63,6 +63,7 @@ async fn the_log_names_entity_command_and_trace_as_soon_as_that_is_asked_for() {
     assert!(ask(&proxy, "PUT", "/log-level?level=loud").await.contains("HTTP/1.1 400"));
     assert!(ask(&proxy, "PUT", "/log-level?level=debug").await.ends_with("debug"));
     assert!(ask(&proxy, "GET", "/log-level").await.ends_with("debug"));
+    assert!(ask(&proxy, "GET", "/loglevel").await.ends_with("debug"), "as the launcher calls it");
     assert!(ask(&proxy, "POST", "/log-level").await.contains("HTTP/1.1 405"));
     call(channel.clone(), "Add", traced("loud")).await.unwrap();
     let entity = "\"entity.kind\":\"counter\",\"entity.key\":\"loud\"";

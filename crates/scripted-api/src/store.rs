@@ -87,28 +87,13 @@ pub struct Store {
     uids: BTreeSet<String>,
     objects: BTreeMap<Key, Stored>,
     log: VecDeque<Change>,
-    /// Whether Deployments are rolled out as soon as they are written.
-    rolls_out: bool,
-    /// Whether what has lost its owner stays.
-    keeps_garbage: bool,
 }
 
 impl Store {
     /// An empty one, in which every Deployment is rolled out at once.
     pub fn new() -> Self {
         // No object ever has a small version, as on a real server.
-        Self { version: 100, rolls_out: true, ..Self::default() }
-    }
-
-    /// Whether Deployments are rolled out as soon as they are written from now on.
-    pub fn set_rolls_out(&mut self, rolls_out: bool) {
-        self.rolls_out = rolls_out;
-    }
-
-    /// Whether objects whose owner is gone stay from now on. If not, those that have stayed go.
-    pub fn set_keeps_garbage(&mut self, keeps_garbage: bool) {
-        self.keeps_garbage = keeps_garbage;
-        self.collect_garbage();
+        Self { version: 100, ..Self::default() }
     }
 
     /// That of the newest change.
@@ -194,7 +179,7 @@ impl Store {
 
     /// Deletes what has owners and none of them is left.
     fn collect_garbage(&mut self) {
-        while !self.keeps_garbage {
+        loop {
             let found: Vec<Key> =
                 self.objects.keys().filter(|key| self.is_garbage(key)).cloned().collect();
             if found.is_empty() {

@@ -138,12 +138,6 @@ impl Plan {
         &self.selector
     }
 
-    /// Whether the sidecar is rendered as an init container that stays. When pods turn out to have lost
-    /// that, somebody changes them on their way, and [`Inputs::native_sidecars`](crate::Inputs) must be false.
-    pub fn is_native_sidecar(&self) -> bool {
-        self.place == Place::InitContainer
-    }
-
     /// Whether pods that speak another protocol have to be gone before new ones come.
     pub fn is_replacing(&self) -> bool {
         self.is_replacing

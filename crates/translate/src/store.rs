@@ -110,37 +110,6 @@ impl Known {
             Self::InMemory | Self::Postgres(_) => None,
         }
     }
-
-    /// Every key of a Secret that a sidecar on this store cannot do without, by the Secret's name.
-    pub fn secret_keys(&self) -> Vec<(&str, &str)> {
-        let credentials: Vec<Option<&Credential>> = match self {
-            Self::InMemory => Vec::new(),
-            Self::Postgres(postgres) => vec![
-                Some(&postgres.database),
-                Some(&postgres.username),
-                Some(&postgres.password),
-                postgres.schema.as_ref(),
-            ],
-            Self::Cassandra(cassandra) => {
-                vec![cassandra.username.as_ref(), cassandra.password.as_ref()]
-            }
-        };
-        let from_secret =
-            credentials.into_iter().flatten().filter_map(|credential| match credential {
-                Credential::Secret { name, key } => Some((name.as_str(), key.as_str())),
-                Credential::Literal(_) => None,
-            });
-        let files = match self {
-            Self::Postgres(postgres) => postgres.tls.as_ref(),
-            Self::InMemory | Self::Cassandra(_) => None,
-        };
-        let files = files.into_iter().flat_map(|tls| {
-            let keys = [&tls.root_cert, &tls.cert, &tls.key].into_iter().flatten();
-            let secret = tls.secret.as_deref();
-            keys.filter_map(move |key| Some((secret?, key.as_str())))
-        });
-        from_secret.chain(files).collect()
-    }
 }
 
 /// Which store this is.

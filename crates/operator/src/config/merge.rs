@@ -158,7 +158,11 @@ mod tests {
         assert!(refusal("concurrency: many\n").contains("concurrency"));
         assert!(refusal("network-policy: maybe\n").contains("network-policy"));
         assert!(refusal("proxy:\n  kind: jvm\n").contains("proxy.kind is"));
-        assert!(refusal("passivation-timeout: soon\n").contains("passivation-timeout is"));
+        // As the proxies refuse them, which would then leave.
+        for timeout in ["soon", "0s", "5ms", "25h"] {
+            let said = refusal(&format!("passivation-timeout: {timeout}\n"));
+            assert!(said.contains("passivation-timeout is") && said.contains("10ms"), "{said}");
+        }
         assert!(refusal("resync: soon\n").contains("resync"));
         assert!(refusal("log:\n  level: \"lou=d=er\"\n").contains("log.level"));
         assert!(refusal("watch:\n  namespaces: []\n").contains("watch.namespaces"));

@@ -255,9 +255,7 @@ impl Store {
             self.collect_garbage();
         }
         let written = written.ok_or_else(|| Refusal::not_found(key))?;
-        if self.rolls_out {
-            self.roll_out(key, &written);
-        }
+        self.roll_out(key, &written);
         Ok(written)
     }
 
