@@ -175,11 +175,11 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn rollouts(&self, running: usize, waiting: usize, failed: u32) {
+    pub(crate) fn rollouts(&self, running: usize, waiting: usize, failed: usize) {
         for (state, count) in [
             ("running", running.try_into().unwrap_or(i64::MAX)),
             ("waiting", waiting.try_into().unwrap_or(i64::MAX)),
-            ("failed", failed.into()),
+            ("failed", failed.try_into().unwrap_or(i64::MAX)),
         ] {
             self.0.rollouts.get_or_create(&OfRollout { state }).set(count);
         }

@@ -117,6 +117,7 @@ async fn lead(context: &Arc<Context>, triggers: &Triggers, stop: &CancellationTo
             () = stop.cancelled() => return,
             () = context.leadership.acquired() => {}
         }
+        throttle::take_over(context);
         let concurrency = settings.borrow_and_update().concurrency;
         let other_concurrency = settings.wait_for(|settings| settings.concurrency != concurrency);
         let everything = || everything(&context.caches.services, &context.caches.stores);

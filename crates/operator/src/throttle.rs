@@ -1,22 +1,27 @@
 //! How fast a change that reaches many services starts their pods anew. [`Throttle`] is pure.
 //!
 //! A wave is one such change: of the settings, or of a store. Its rollouts start one after the other
-//! and only so many at once, and none starts any more when three in a row have failed. Changes of a
-//! service itself never ask here.
+//! and only so many at once, and none starts any more while three in a row have failed and still do.
+//! One that fails leaves its place to the next, so a change that is bad for all reaches two more than
+//! may run at once. Changes of a service itself never ask here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::time::Duration;
 
 use api::StatefulService;
+use api::contract::label;
 use kube::ResourceExt;
 use tokio::time::Instant;
 
+use crate::apply::child::label_of;
+use crate::apply::origin_of;
 use crate::config::Rollout as Limits;
 use crate::context::{Context, Shared};
+use crate::status::Rollout;
 
-/// So many rollouts of a wave may fail in a row.
-const FAILED_MAX: u32 = 3;
+/// So many rollouts of a wave that failed in a row halt it.
+const FAILED_MAX: usize = 3;
 /// Nobody waits longer before asking again.
 const ASK_AGAIN_MAX: Duration = Duration::from_secs(15);
 const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
@@ -47,7 +52,24 @@ pub(crate) enum Progress {
 #[derive(Debug)]
 struct Started {
     wave: String,
-    has_failed: bool,
+    state: State,
+}
+
+/// What became of a rollout that has not ended well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Running,
+    Failed {
+        /// Nothing of its wave has ended well since.
+        in_a_row: bool,
+    },
+}
+
+impl Started {
+    /// Whether it is one of those that halt the wave.
+    fn counts(&self) -> bool {
+        self.state == State::Failed { in_a_row: true }
+    }
 }
 
 /// All waves at once.
@@ -57,8 +79,6 @@ pub(crate) struct Throttle {
     started: BTreeMap<String, Started>,
     waiting: BTreeSet<String>,
     last_start: Option<Instant>,
-    /// Rollouts in a row that failed, by wave.
-    failed: BTreeMap<String, u32>,
 }
 
 impl Throttle {
@@ -74,7 +94,7 @@ impl Throttle {
         if self.started.get(service).is_some_and(|started| started.wave == wave) {
             return Answer::Go;
         }
-        if self.failed.get(wave).is_some_and(|failed| *failed >= FAILED_MAX) {
+        if self.failed_of(wave) >= FAILED_MAX {
             self.waiting.insert(service.to_owned());
             return Answer::Halted { ask_again_in: ASK_AGAIN_MAX };
         }
@@ -82,15 +102,14 @@ impl Throttle {
             self.last_start.is_some_and(|start| now.duration_since(start) < limits.interval);
         // One that is under way for an earlier wave has its place already.
         let has_place = running < usize::from(limits.max_concurrent)
-            || self.started.get(service).is_some_and(|started| !started.has_failed);
+            || self.started.get(service).is_some_and(|started| started.state == State::Running);
         if is_early || !has_place {
             self.waiting.insert(service.to_owned());
             return Answer::Wait { running, ask_again_in: self.ask_again_in(limits) };
         }
         self.waiting.remove(service);
         self.last_start = Some(now);
-        let started = Started { wave: wave.to_owned(), has_failed: false };
-        self.started.insert(service.to_owned(), started);
+        self.start(service, wave);
         Answer::Go
     }
 
@@ -98,26 +117,20 @@ impl Throttle {
     /// another process may have started it.
     pub(crate) fn observe(&mut self, service: &str, wave: Option<&str>, progress: Progress) {
         self.waiting.remove(service);
-        let wave = match (self.started.get(service), wave) {
-            (Some(started), _) => started.wave.clone(),
-            (None, Some(wave)) if progress != Progress::Done => {
-                let started = Started { wave: wave.to_owned(), has_failed: false };
-                self.started.insert(service.to_owned(), started);
-                wave.to_owned()
-            }
-            _ => return,
-        };
+        if let Some(wave) = wave
+            && progress != Progress::Done
+            && !self.started.contains_key(service)
+        {
+            self.start(service, wave);
+        }
         match progress {
             Progress::Running => {}
-            Progress::Done => {
-                self.started.remove(service);
-                self.failed.remove(&wave);
-            }
+            Progress::Done => self.ended_well(service),
             Progress::Failed => {
                 if let Some(started) = self.started.get_mut(service)
-                    && !std::mem::replace(&mut started.has_failed, true)
+                    && started.state == State::Running
                 {
-                    *self.failed.entry(wave).or_default() += 1;
+                    started.state = State::Failed { in_a_row: true };
                 }
             }
         }
@@ -127,14 +140,11 @@ impl Throttle {
     pub(crate) fn forget(&mut self, service: &str) {
         self.started.remove(service);
         self.waiting.remove(service);
-        if self.started.is_empty() && self.waiting.is_empty() {
-            self.failed.clear();
-        }
     }
 
     /// How many run.
     pub(crate) fn running(&self) -> usize {
-        self.started.values().filter(|started| !started.has_failed).count()
+        self.started.values().filter(|started| started.state == State::Running).count()
     }
 
     /// How many wait.
@@ -142,9 +152,37 @@ impl Throttle {
         self.waiting.len()
     }
 
-    /// The most rollouts in a row that failed in a wave.
-    pub(crate) fn failed(&self) -> u32 {
-        self.failed.values().copied().max().unwrap_or(0)
+    /// The most rollouts in a row that failed in a wave and still do.
+    pub(crate) fn failed(&self) -> usize {
+        let mut by_wave = BTreeMap::<_, usize>::new();
+        for started in self.started.values().filter(|started| started.counts()) {
+            *by_wave.entry(&started.wave).or_default() += 1;
+        }
+        by_wave.into_values().max().unwrap_or(0)
+    }
+
+    /// How many of the wave failed in a row and still do.
+    fn failed_of(&self, wave: &str) -> usize {
+        self.started.values().filter(|started| started.wave == wave && started.counts()).count()
+    }
+
+    fn start(&mut self, service: &str, wave: &str) {
+        let started = Started { wave: wave.to_owned(), state: State::Running };
+        self.started.insert(service.to_owned(), started);
+    }
+
+    /// One that had failed counts no more. Another one starts the count anew, but for a wave that has
+    /// been halted: what was on its way then says nothing of those that failed.
+    fn ended_well(&mut self, service: &str) {
+        let Some(Started { wave, state }) = self.started.remove(service) else { return };
+        if state != State::Running || self.failed_of(&wave) >= FAILED_MAX {
+            return;
+        }
+        for started in self.started.values_mut().filter(|started| started.wave == wave) {
+            if let State::Failed { in_a_row } = &mut started.state {
+                *in_a_row = false;
+            }
+        }
     }
 
     /// The more wait, the more seldom each asks.
@@ -152,6 +190,21 @@ impl Throttle {
         let rounds = self.waiting.len() / usize::from(limits.max_concurrent).max(1) + 1;
         let rounds = u32::try_from(rounds).unwrap_or(u32::MAX);
         limits.interval.saturating_mul(rounds).clamp(ASK_AGAIN_MIN, ASK_AGAIN_MAX)
+    }
+}
+
+/// What another process has begun has its place before anything else is begun, so that a wave that was halted stays so.
+pub(crate) fn take_over(ctx: &Context) {
+    for deployment in ctx.caches.deployments.state() {
+        let rollout = Rollout::of(&deployment);
+        let is_over = rollout.is_complete() || rollout.was_complete;
+        let wave = origin_of(&deployment).and_then(|origin| origin.wave).filter(|_| !is_over);
+        let service = label_of(&deployment.metadata, label::STATEFUL_SERVICE);
+        if let (Some(wave), Some(service)) = (wave, service) {
+            let namespace = deployment.namespace().unwrap_or_default();
+            let service = format!("{namespace}/{service}");
+            with(ctx, |throttle| throttle.observe(&service, Some(&wave), Progress::Running));
+        }
     }
 }
 
@@ -269,16 +322,69 @@ mod tests {
         assert_eq!(bench.throttle.failed(), 0);
     }
 
+    /// Starts those and lets them fail.
+    fn halted(services: [&str; 3]) -> Bench {
+        let mut bench = Bench::new();
+        for service in services {
+            assert!(bench.goes(service, "w"));
+            bench.ends(service, Progress::Failed);
+        }
+        bench
+    }
+
     #[test]
     fn a_wave_goes_on_when_one_that_failed_recovers() {
+        let mut bench = halted(["a", "b", "c"]);
+        assert!(!bench.goes("d", "w"));
+        bench.ends("b", Progress::Done);
+        assert!(bench.goes("d", "w"));
+        // Two still fail, so that the next failure is the third again.
+        bench.ends("d", Progress::Failed);
+        assert!(!bench.goes("e", "w"));
+    }
+
+    #[test]
+    fn a_wave_goes_on_when_one_that_failed_is_gone_or_changed_by_its_user() {
+        let mut bench = halted(["a", "b", "c"]);
+        bench.throttle.forget("c");
+        assert!(bench.goes("d", "w"));
+    }
+
+    #[test]
+    fn a_halted_wave_stays_so_when_one_that_was_on_its_way_ends_well() {
         let mut bench = Bench::new();
+        assert!(bench.goes("slow", "w"));
         for service in ["a", "b", "c"] {
             assert!(bench.goes(service, "w"));
             bench.ends(service, Progress::Failed);
         }
+        bench.ends("slow", Progress::Done);
         assert!(!bench.goes("d", "w"));
-        bench.ends("b", Progress::Done);
-        assert!(bench.goes("d", "w"));
+    }
+
+    #[test]
+    fn one_that_is_tried_again_starts_at_nothing() {
+        let mut bench = halted(["a", "b", "c"]);
+        for service in ["a", "b", "c"] {
+            assert!(bench.goes(service, "back"));
+            bench.ends(service, Progress::Done);
+        }
+        assert!(bench.goes("a", "w"));
+    }
+
+    #[test]
+    fn a_change_that_is_bad_for_all_reaches_two_more_than_run_at_once() {
+        let mut bench = Bench::new();
+        let mut begun = Vec::new();
+        for number in 0..30 {
+            let service = number.to_string();
+            if bench.goes(&service, "w") {
+                begun.push(service);
+            } else if let Some(next) = begun.get(bench.throttle.failed()) {
+                bench.ends(&next.clone(), Progress::Failed);
+            }
+        }
+        assert_eq!(begun.len(), usize::from(LIMITS.max_concurrent) + 2);
     }
 
     #[test]
@@ -289,6 +395,20 @@ mod tests {
         bench.throttle.observe("z", Some("w"), Progress::Done);
         assert_eq!(bench.throttle.running(), 2);
         assert!(!bench.goes("c", "w"));
+    }
+
+    #[test]
+    fn a_wave_that_was_halted_stays_so_for_who_takes_over() {
+        let mut bench = Bench::new();
+        // As many as a wave reaches that is bad for all; that they fail is seen one after the other.
+        for service in ["a", "b", "c", "d"] {
+            bench.throttle.observe(service, Some("w"), Progress::Running);
+        }
+        for service in ["a", "b", "c", "d"] {
+            assert!(!bench.goes("e", "w"));
+            bench.ends(service, Progress::Failed);
+        }
+        assert!(!bench.goes("e", "w"));
     }
 
     #[test]

@@ -192,7 +192,8 @@ fn observe(
 ) {
     let Some(deployment) = &outcome.deployment else { return };
     let rollout = Rollout::of(deployment);
-    let progress = if rollout.is_complete() {
+    // Pods that fail later are no rollout, and hold up no wave.
+    let progress = if rollout.is_complete() || rollout.was_complete {
         Progress::Done
     } else if rollout.observed
         && (rollout.deadline_exceeded || diagnosis.is_some_and(|found| found.is_stuck))

@@ -14,6 +14,8 @@ pub(crate) struct Rollout {
     pub(crate) updated: i32,
     available: i32,
     pub(crate) deadline_exceeded: bool,
+    /// Whether its newest template was rolled out once, whatever has become of its pods since.
+    pub(crate) was_complete: bool,
     /// Why pods cannot be created.
     pub(crate) replica_failure: Option<String>,
 }
@@ -28,15 +30,22 @@ impl Rollout {
         let overdue = |each: &DeploymentCondition| {
             each.status == "False" && each.reason.as_deref() == Some("ProgressDeadlineExceeded")
         };
+        let available =
+            |each: &DeploymentCondition| each.reason.as_deref() == Some("NewReplicaSetAvailable");
+        // The condition is still that of the template before while its pods end ahead of the new ones.
+        let only_newest =
+            status.updated_replicas.unwrap_or(0) > 0 && status.updated_replicas == status.replicas;
+        let observed = status.observed_generation >= deployment.metadata.generation;
         Self {
             name: deployment.name_any(),
-            observed: status.observed_generation >= deployment.metadata.generation,
+            observed,
             wanted: deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1),
             replicas: status.replicas.unwrap_or(0),
             ready: status.ready_replicas.unwrap_or(0),
             updated: status.updated_replicas.unwrap_or(0),
             available: status.available_replicas.unwrap_or(0),
             deadline_exceeded: find("Progressing", &overdue).is_some(),
+            was_complete: observed && only_newest && find("Progressing", &available).is_some(),
             replica_failure: find("ReplicaFailure", &|each| each.status == "True")
                 .map(|each| each.message.unwrap_or_default()),
         }

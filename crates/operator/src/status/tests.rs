@@ -277,6 +277,25 @@ fn a_rollout_that_waits_says_why_and_what_for() {
 }
 
 #[test]
+fn a_rollout_is_over_when_its_pods_served_once() {
+    let over = |observed, updated, available, reason: &str| {
+        let mut deployment = deployment(observed, updated, available);
+        let condition = json!([{ "type": "Progressing", "status": "True", "reason": reason }]);
+        deployment.status.get_or_insert_default().conditions =
+            serde_json::from_value(condition).unwrap();
+        Rollout::of(&deployment).was_complete
+    };
+    let (once, never) = ("NewReplicaSetAvailable", "ReplicaSetUpdated");
+    assert!(over(2, 2, 2, once));
+    assert!(over(2, 2, 0, once));
+    assert!(!over(2, 2, 0, never));
+    // The next template has not been looked at, or its pods are to follow.
+    assert!(!over(1, 2, 2, once));
+    assert!(!over(2, 0, 0, once));
+    assert!(!over(2, 1, 2, once));
+}
+
+#[test]
 fn a_store_says_what_it_names_that_is_not_there() {
     let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
     let missing = Missing::Secret { secret: "cart-db".to_owned() };
