@@ -3,7 +3,10 @@
 
 mod pages;
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use api::contract::{NotReady, probe};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -71,12 +74,20 @@ impl Desk {
         Self { facts: Arc::new(facts), readiness, sources, stop }
     }
 
-    /// Answers one request.
-    pub async fn answer(self, request: Request<Incoming>) -> Response<Body> {
-        let (path, method) = (request.uri().path(), request.method());
+    /// Answers one request from `caller`.
+    pub async fn answer(self, request: Request<Incoming>, caller: IpAddr) -> Response<Body> {
+        let method = request.method();
+        let path = match request.uri().path() {
+            LOG_LEVEL_THERE => LOG_LEVEL,
+            path => path,
+        };
         let query = request.uri().query().unwrap_or_default();
         let read = matches!(*method, Method::GET | Method::HEAD);
-        match if path == LOG_LEVEL_THERE { LOG_LEVEL } else { path } {
+        if is_of_this_pod(path, read) && !caller.to_canonical().is_loopback() {
+            let why = "only from within the pod, or through `kubectl port-forward`";
+            return text(StatusCode::FORBIDDEN, why);
+        }
+        match path {
             LOG_LEVEL if read => {
                 text(StatusCode::OK, log::level().unwrap_or("kept by somebody else"))
             }
@@ -108,6 +119,12 @@ impl Desk {
             ),
         }
     }
+}
+
+/// What changes the proxy, or tells keys of entities, which may be anybody's names, is not for the whole
+/// network.
+fn is_of_this_pod(path: &str, read: bool) -> bool {
+    matches!(path, DRAIN | STATUS | ENTITIES) || (path == LOG_LEVEL && !read)
 }
 
 fn log_level(query: &str) -> Response<Body> {
@@ -143,4 +160,19 @@ fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let json = HeaderValue::from_static("application/json");
     response.headers_mut().insert(header::CONTENT_TYPE, json);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_changes_the_proxy_or_tells_keys_is_for_callers_in_the_pod() {
+        for (path, read) in [(DRAIN, false), (LOG_LEVEL, false), (STATUS, true), (ENTITIES, true)] {
+            assert!(is_of_this_pod(path, read), "{path}");
+        }
+        for path in PAGES.into_iter().chain([LOG_LEVEL]) {
+            assert_eq!(is_of_this_pod(path, true), [STATUS, ENTITIES].contains(&path), "{path}");
+        }
+    }
 }

@@ -100,10 +100,9 @@ impl Share {
 }
 
 impl Taken {
-    /// Takes more, if that is there now.
-    pub fn grow(&mut self, bytes: usize) -> bool {
-        let more = Arc::clone(self.permit.semaphore()).try_acquire_many_owned(units(bytes));
-        more.map(|more| self.permit.merge(more)).is_ok()
+    /// Puts more of the same share to it.
+    pub fn merge(&mut self, more: Self) {
+        self.permit.merge(more.permit);
     }
 }
 
@@ -124,8 +123,8 @@ mod tests {
         assert_eq!((share.size(), share.used()), (3 << 20, 0));
         let mut taken = share.try_take(2 << 20).unwrap();
         assert!(share.try_take((1 << 20) + 1).is_none());
-        assert!(taken.grow(1 << 20));
-        assert!(!taken.grow(1));
+        taken.merge(share.try_take(1 << 20).unwrap());
+        assert!(share.try_take(1).is_none());
         assert_eq!(share.used(), share.size());
         drop(taken);
         assert_eq!(share.used(), 0);

@@ -36,8 +36,8 @@ use crate::{
     route::Routes,
     router::Router,
     serve::{
-        Edge,
-        connections::{self, Total},
+        Edge, connections,
+        unread::{Peer, Total},
     },
     user_function::{AddressError, UserFunction},
 };
@@ -125,7 +125,8 @@ pub async fn run_on(
     // What ends the service from within drains it as a stop from outside does.
     let stop = stop.child_token();
     let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources), stop.clone());
-    let answer = move |request, _peer| desk.clone().answer(request).map(Ok);
+    let answer =
+        move |request, peer: Arc<Peer>| desk.clone().answer(request, peer.address().ip()).map(Ok);
     let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
     tokio::spawn(connections::serve(
         management,

@@ -12,27 +12,34 @@ mod health;
 mod metadata;
 mod reflection;
 mod status;
+pub mod unread;
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::{net::TcpListener, sync::Semaphore, time};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tracing::{Level, enabled};
 
 use crate::{
-    budget::{CALL, Share},
+    budget::{CALL, Share, Taken},
+    entity::{Failure, FailureKind},
     metrics::Metrics,
     readiness::Readiness,
     router::Router,
 };
 use arrivals::Arrivals;
-use connections::{Peer, Total};
+use body::Placed;
 use health::Health;
 use reflection::Reflection;
+use unread::{Peer, Total};
 
 /// Asks, behind Knative, whether this container serves.
 const NETWORK_PROBE: &str = "k-network-probe";
@@ -148,12 +155,20 @@ impl Edge {
         }
         let service = path.rsplit_once('/').map(|(service, _method)| service);
         match (service, &self.reflection) {
-            (Some("/grpc.health.v1.Health"), _) => self.health.answer(request).await,
+            (Some("/grpc.health.v1.Health"), _) if path.ends_with("/Watch") => {
+                self.standing(self.health.clone().answer(request)).await
+            }
+            (Some("/grpc.health.v1.Health"), _) => {
+                let answer = self.health.answer(request);
+                let answer = time::timeout(self.limits.call, self.arrivals.hold(answer));
+                let answer = answer.await.unwrap_or_else(|_elapsed| Err(grpc::late()));
+                answer.unwrap_or_else(|failure| status::only(&status::of(failure)))
+            }
             (Some("/grpc.reflection.v1.ServerReflection"), Some(reflection)) => {
-                reflection.answer(reflection::Version::V1, request).await
+                self.standing(reflection.answer(reflection::Version::V1, request)).await
             }
             (Some("/grpc.reflection.v1alpha.ServerReflection"), Some(reflection)) => {
-                reflection.answer(reflection::Version::V1Alpha, request).await
+                self.standing(reflection.answer(reflection::Version::V1Alpha, request)).await
             }
             _ => status::only(&Status::unimplemented(format!(
                 "no method at {path}: this user function serves {}",
@@ -161,6 +176,34 @@ impl Edge {
             ))),
         }
     }
+}
+
+impl Edge {
+    /// Answers a call of a standard service that may go on for ever, as one of the user function's would.
+    async fn standing(&self, answer: impl Future<Output = Response<Body>>) -> Response<Body> {
+        match self.place(Instant::now() + self.limits.call).await {
+            Ok(place) => answer.await.map(|body| Body::new(Placed::new(body, place))),
+            Err(failure) => status::only(&status::of(failure)),
+        }
+    }
+
+    /// Room for a call that may go on for ever. Such calls never take all of it.
+    async fn place(&self, deadline: Instant) -> Result<Place, Failure> {
+        let Ok(among_streams) = Arc::clone(&self.streams).try_acquire_owned() else {
+            let text = "as many calls with streams are under way as memory allows";
+            return Err(Failure::new(FailureKind::ResourceExhausted, text));
+        };
+        let room = time::timeout_at(deadline, self.arrivals.room()).await;
+        let room = room.unwrap_or_else(|_elapsed| Err(grpc::late()))?;
+        Ok(Place { _among_streams: among_streams, _room: room })
+    }
+}
+
+/// What a call with a stream takes until it is over.
+#[derive(Debug)]
+struct Place {
+    _among_streams: OwnedSemaphorePermit,
+    _room: Taken,
 }
 
 /// How a request is meant.

@@ -4,9 +4,13 @@
 
 mod support;
 
-use std::time::{Duration, Instant};
+use std::{
+    io::Write as _,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
 use futures::{StreamExt as _, future, stream::FuturesUnordered};
 use http::Response;
 use prost::Message as _;
@@ -193,9 +197,10 @@ async fn who_reads_no_replies_gets_no_more_of_them() {
         let mut refused = 0;
         let mut unread = Vec::new();
         for _ in 0..500 {
-            let (response, mut send) = raw.begin("/counter.Desk/Ask", &[]).await.unwrap();
-            send.send_data(body.clone(), true).unwrap();
-            let response = head(response).await;
+            // Once it has read nothing for 2 s it may be cut.
+            let Ok((response, mut send)) = raw.begin("/counter.Desk/Ask", &[]).await else { break };
+            drop(send.send_data(body.clone(), true));
+            let Ok(response) = response.await else { break };
             if response.headers().get("grpc-status").is_some_and(|status| status == "8") {
                 refused += 1;
             } else {
@@ -211,6 +216,70 @@ async fn who_reads_no_replies_gets_no_more_of_them() {
     let grown = memory().saturating_sub(before);
     assert!(grown < 64 << 20, "{} MiB", grown >> 20);
     drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn standard_services_take_their_room_as_others_do() {
+    let (stand, _alone) = stand().await;
+    let before = memory();
+    let held = unharmed_by(&stand, async || {
+        let raw = Raw::connect(&stand).await;
+        let mut calls = Vec::new();
+        for path in [
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+        ] {
+            for _ in 0..250 {
+                let (response, mut send) = raw.begin(path, &[]).await.unwrap();
+                // Four mebibytes are announced, of which little comes.
+                let body = [&[0, 0, 0x3f, 0xff, 0xff][..], &[0; 3_000]].concat();
+                drop(send.send_data(body.into(), false));
+                calls.push((response, send));
+            }
+        }
+        calls
+    })
+    .await;
+    let (responses, sending): (Vec<_>, Vec<_>) = held.into_iter().unzip();
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+    // Each is told that a question is shorter, or that too many ask.
+    for response in responses {
+        let answer = answer(response).await;
+        assert!(["8", "11"].contains(&answer.grpc("grpc-status")), "{answer:?}");
+    }
+    drop(sending);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn compressed_messages_take_the_room_of_what_they_were() {
+    let (stand, _alone) = stand().await;
+    let before = memory();
+    let message = Item { text: "x".repeat(1 << 20), ..item("busy", 1) }.encode_to_vec();
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    encoder.write_all(&message).unwrap();
+    let mut body = framed(&encoder.finish().unwrap()).to_vec();
+    body[0] = 1;
+    let raw = Raw::connect(&stand).await;
+    let mut calls = vec![raw.begin("/counter.Counter/Hang", &[]).await.unwrap()];
+    calls[0].1.send_data(framed(&item("busy", 0).encode_to_vec()), true).unwrap();
+    // All others wait in line behind it, as far as there is room for a mebibyte.
+    for _ in 0..200 {
+        let (response, mut send) = raw.begin(ADD, &[("grpc-encoding", "gzip")]).await.unwrap();
+        drop(send.send_data(body.clone().into(), true));
+        calls.push((response, send));
+    }
+    let (responses, sending): (Vec<_>, Vec<_>) = calls.into_iter().unzip();
+    let mut answers: FuturesUnordered<_> = responses.into_iter().map(answer).collect();
+    for _ in 0..200 - ROOM_FOR_CALLS * 4 / 1024 {
+        let answer = answers.next().await.unwrap();
+        assert_eq!(answer.grpc("grpc-status"), "8", "{answer:?}");
+    }
+    let grown = memory().saturating_sub(before);
+    assert!(grown < 64 << 20, "{} MiB", grown >> 20);
+    drop((answers, sending));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,7 +13,10 @@ use hyper::body::Body;
 use tokio::sync::oneshot;
 use tonic::Code;
 
-use super::frames::{Decoder, Next};
+use super::{
+    encoding::Inflating,
+    frames::{Decoder, Next},
+};
 use crate::{
     budget::{CALL, Share, Taken},
     entity::{Failure, FailureKind},
@@ -55,6 +58,22 @@ impl Arrivals {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Does work for a call whose message may still be on its way, and which is given up as others are.
+    ///
+    /// # Errors
+    /// When there is no room for it, or no more.
+    pub(super) async fn hold<T>(
+        self: &Arc<Self>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Failure> {
+        let mut arrival = self.enter().await?;
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            _ = &mut arrival.given_up => Err(given_up()),
+        }
+    }
+
     /// A place among those that are on their way.
     async fn enter(self: &Arc<Self>) -> Result<Arrival, Failure> {
         let taken = self.take(CALL, None).await?;
@@ -64,7 +83,7 @@ impl Arrivals {
         table.next += 1;
         table.arriving.insert(number, Arriving { room: CALL, _give_up: sender });
         let entry = Entry { arrivals: Arc::clone(self), number };
-        Ok(Arrival { entry, given_up, room: Room { _call: taken, message: None } })
+        Ok(Arrival { entry, given_up, room: Room { _call: taken, message: None, bytes: 0 } })
     }
 
     /// Takes room, in place of calls that are on their way if need be.
@@ -132,25 +151,42 @@ pub(super) struct Room {
     _call: Taken,
     /// None when it is small.
     message: Option<Taken>,
+    /// What it is for.
+    bytes: usize,
 }
 
 impl Arrival {
-    /// Takes room for a message of that many bytes.
+    /// Takes room until there is enough for a message of that many bytes.
     async fn reserve(&mut self, bytes: usize) -> Result<(), Failure> {
-        if bytes <= CALL || self.room.message.is_some() {
+        if bytes <= CALL.max(self.room.bytes) {
             return Ok(());
         }
         let Entry { arrivals, number } = &self.entry;
-        let taken = tokio::select! {
+        let more = tokio::select! {
             biased;
-            taken = arrivals.take(bytes, Some(*number)) => taken?,
+            taken = arrivals.take(bytes - self.room.bytes, Some(*number)) => taken?,
             _ = &mut self.given_up => return Err(given_up()),
         };
-        self.room.message = Some(taken);
+        self.room.bytes = bytes;
+        match &mut self.room.message {
+            Some(taken) => taken.merge(more),
+            none => *none = Some(more),
+        }
         if let Some(mine) = arrivals.table().arriving.get_mut(number) {
             mine.room = CALL + bytes;
         }
         Ok(())
+    }
+
+    /// What a compressed message was, which takes its room beside it.
+    async fn inflate(&mut self, message: &[u8], limit: usize) -> Result<Bytes, Failure> {
+        let mut inflating = Inflating::new(message, limit);
+        loop {
+            self.reserve(message.len() + inflating.next()).await?;
+            if let Some(message) = inflating.step()? {
+                return Ok(message);
+            }
+        }
     }
 
     /// What its message takes once it is here.
@@ -170,11 +206,13 @@ pub(super) struct Messages<B> {
     body: B,
     decoder: Decoder,
     arrivals: Arc<Arrivals>,
+    /// Of the last message of a stream: who asks for the next one has handed it on.
+    held: Option<Room>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
     pub(super) fn new(body: B, decoder: Decoder, arrivals: Arc<Arrivals>) -> Self {
-        Self { body, decoder, arrivals }
+        Self { body, decoder, arrivals, held: None }
     }
 
     /// The only message of a call that has just begun.
@@ -189,7 +227,10 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
 
     /// The next of many; the caller may take its time between them.
     pub(super) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        Ok(self.read(None).await?.map(|(message, _arrival)| message))
+        self.held = None;
+        let Some((message, arrival)) = self.read(None).await? else { return Ok(None) };
+        self.held = arrival.map(Arrival::into_room);
+        Ok(Some(message))
     }
 
     async fn read(
@@ -199,6 +240,14 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
         loop {
             match self.decoder.next()? {
                 Next::Message(message) => return Ok(Some((message, arrival))),
+                Next::Compressed(message) => {
+                    let mut arriving = match arrival {
+                        Some(arriving) => arriving,
+                        None => self.arrivals.enter().await?,
+                    };
+                    let message = arriving.inflate(&message, self.decoder.limit()).await?;
+                    return Ok(Some((message, Some(arriving))));
+                }
                 Next::Part(None) => {}
                 Next::Part(Some(length)) => {
                     let arriving = match &mut arrival {
@@ -239,7 +288,12 @@ impl<B: Body<Data = Bytes> + Unpin> Messages<B> {
 
 #[cfg(test)]
 mod tests {
-    use futures::FutureExt as _;
+    use std::convert::Infallible;
+
+    use bytes::{BufMut as _, BytesMut};
+    use futures::{FutureExt as _, stream};
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
 
     use super::*;
     use crate::budget::Budget;
@@ -298,5 +352,46 @@ mod tests {
         assert_eq!(arrivals.share.used(), 0);
         let refused = enter().reserve(11 * CALL).now_or_never().unwrap();
         assert_eq!(refused.unwrap_err().kind, FailureKind::ResourceExhausted);
+    }
+
+    #[test]
+    fn a_compressed_message_takes_the_room_of_what_it_was() {
+        let message = super::super::encoding::deflate(&vec![0; 8 * CALL]).unwrap();
+        let (small, large) = (arrivals(8), arrivals(12));
+        let inflate = |arrivals: &Arc<Arrivals>| {
+            let mut arrival = arrivals.enter().now_or_never().unwrap().unwrap();
+            let message = arrival.inflate(&message, 8 * CALL).now_or_never().unwrap();
+            message.map(|message| (message, arrival.into_room()))
+        };
+        let refused = inflate(&small).unwrap_err();
+        assert_eq!(refused.kind, FailureKind::ResourceExhausted);
+        let (inflated, room) = inflate(&large).unwrap();
+        assert_eq!(inflated.len(), 8 * CALL);
+        assert!(large.share.used() > 8 * CALL);
+        drop(room);
+        assert_eq!(large.share.used() + small.share.used(), 0);
+    }
+
+    #[test]
+    fn a_message_of_a_stream_keeps_its_room_until_the_next_is_asked_for() {
+        let arrivals = arrivals(10);
+        let mut body = BytesMut::new();
+        for byte in [1, 2] {
+            body.put_u8(0);
+            body.put_u32(u32::try_from(2 * CALL).unwrap());
+            body.put_bytes(byte, 2 * CALL);
+        }
+        // In two pieces each, as large messages come.
+        let pieces: Vec<_> = body.freeze().chunks(CALL + 5).map(Bytes::copy_from_slice).collect();
+        let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(piece)));
+        let body = StreamBody::new(stream::iter(frames));
+        let mut messages = Messages::new(body, Decoder::new(false, 1 << 20), Arc::clone(&arrivals));
+        for byte in [1, 2] {
+            let message = messages.next().now_or_never().unwrap().unwrap().unwrap();
+            assert_eq!(message, vec![byte; 2 * CALL]);
+            assert_eq!(arrivals.share.used(), 3 * CALL);
+        }
+        assert_eq!(messages.next().now_or_never().unwrap().unwrap(), None);
+        assert_eq!(arrivals.share.used(), 0);
     }
 }

@@ -4,6 +4,7 @@
 use std::{
     convert::Infallible,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,7 +13,12 @@ use http::HeaderMap;
 use hyper::body::{Body, Frame};
 use tokio::sync::mpsc;
 
-use super::{connections::Unread, frames::Encoded, grpc::Place, metadata, status};
+use super::{
+    Place,
+    frames::Encoded,
+    metadata, status,
+    unread::{Peer, Unread},
+};
 use crate::{
     entity::{Failure, FailureKind, Reply},
     router::{Router, Streamed},
@@ -51,6 +57,35 @@ impl Body for One {
     }
 }
 
+/// The answer to a call that takes a place until it is over.
+#[derive(Debug)]
+pub(super) struct Placed {
+    answer: tonic::body::Body,
+    _place: Place,
+}
+
+impl Placed {
+    pub(super) fn new(answer: tonic::body::Body, place: Place) -> Self {
+        Self { answer, _place: place }
+    }
+}
+
+impl Body for Placed {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        Pin::new(&mut self.answer).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+}
+
 /// Messages as they come, and how the call ended.
 #[allow(missing_debug_implementations, reason = "a router has nothing to show")]
 pub(super) struct Many {
@@ -61,6 +96,9 @@ pub(super) struct Many {
     gzip: bool,
     limit: usize,
     router: Router,
+    peer: Arc<Peer>,
+    /// Of the message that is going out.
+    unread: Option<Unread>,
     _place: Place,
 }
 
@@ -70,26 +108,38 @@ impl Many {
         replies: mpsc::Receiver<Streamed>,
         first: Encoded,
         (gzip, limit): (bool, usize),
-        router: Router,
+        (peer, router): (Arc<Peer>, Router),
         place: Place,
-    ) -> Self {
-        let later = HeaderMap::new();
-        Self { replies: Some(replies), message: first, later, gzip, limit, router, _place: place }
+    ) -> Result<Self, Failure> {
+        let unread = (first.len() > 0).then(|| peer.hold(first.len())).transpose()?;
+        Ok(Self {
+            replies: Some(replies),
+            message: first,
+            later: HeaderMap::new(),
+            gzip,
+            limit,
+            router,
+            peer,
+            unread,
+            _place: place,
+        })
     }
 
     /// Metadata of replies behind the first can only go into the trailers.
-    fn take(&mut self, reply: Reply) -> Result<Encoded, Failure> {
+    fn take(&mut self, reply: Reply) -> Result<(), Failure> {
         if let Some(metadata) = reply.metadata
             && self.later.len() < TRAILERS_MAX
         {
             self.router.report_all(metadata::put(metadata, &mut self.later));
         }
-        Encoded::new(reply.payload, self.gzip, self.limit)
+        self.message = Encoded::new(reply.payload, self.gzip, self.limit)?;
+        self.unread = Some(self.peer.hold(self.message.len())?);
+        Ok(())
     }
 
     /// Cancels what is left of the call.
     fn end(&mut self, end: Result<(), Failure>) -> Frame<Bytes> {
-        self.replies = None;
+        (self.replies, self.message) = (None, Encoded::default());
         let mut trailers = std::mem::take(&mut self.later);
         trailers.extend(status::trailers(end));
         Frame::trailers(trailers)
@@ -109,13 +159,12 @@ impl Body for Many {
             if let Some(piece) = this.message.piece(PIECE) {
                 return Poll::Ready(Some(Ok(Frame::data(piece))));
             }
+            // Whoever asks for more has taken it all.
+            this.unread = None;
             let Some(replies) = &mut this.replies else { return Poll::Ready(None) };
             let end = match ready!(replies.poll_recv(context)) {
                 Some(Streamed::Reply(reply)) => match this.take(reply) {
-                    Ok(message) => {
-                        this.message = message;
-                        continue;
-                    }
+                    Ok(()) => continue,
                     Err(failure) => Err(failure),
                 },
                 Some(Streamed::End(end)) => end,

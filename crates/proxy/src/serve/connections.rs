@@ -3,10 +3,13 @@
 use std::{
     convert::Infallible,
     future::Future,
+    io,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -17,15 +20,16 @@ use hyper_util::{
     server::{conn::auto, graceful::GracefulShutdown},
 };
 use tokio::{
-    net::TcpListener,
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{self, MissedTickBehavior},
+    time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tracing::{debug, info, warn};
 
-use crate::entity::{Failure, FailureKind};
+use super::unread::{Peer, Total};
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -36,94 +40,18 @@ const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
 /// What one call may have handed to the connection that is not sent yet.
 const SEND_BUFFER: usize = 64 * 1024;
-/// How long a client may take for the head of a request.
+/// How long a client may take for the head of a request, and for the first bytes of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a client of HTTP/2 says first has so many bytes; no request of HTTP/1.1 has as few.
+const FIRST_BYTES: usize = 24;
 /// How often a silent connection is asked whether it lives.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long it may take to say so.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often it is told that there are as many connections as may be.
+const TOLD_INTERVAL: Duration = Duration::from_mins(1);
 /// Out of file descriptors, most likely; an immediate retry would spin.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
-/// How long a connection with such replies may read none of them.
-const UNREAD_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Who is at the other end of a connection.
-#[derive(Debug)]
-pub struct Peer {
-    /// Bytes of replies that were not read.
-    unread: AtomicUsize,
-    /// Counts replies that were.
-    read: AtomicU64,
-    all: Arc<Total>,
-}
-
-/// Replies that nobody has read, on all connections.
-#[derive(Debug)]
-pub struct Total {
-    bytes: AtomicUsize,
-    /// Beyond it a connection gets one reply at a time.
-    max: usize,
-}
-
-impl Total {
-    /// Of at most so many bytes.
-    pub fn new(max: usize) -> Self {
-        Self { bytes: AtomicUsize::new(0), max }
-    }
-}
-
-impl Peer {
-    fn new(all: Arc<Total>) -> Arc<Self> {
-        Arc::new(Self { unread: AtomicUsize::new(0), read: AtomicU64::new(0), all })
-    }
-
-    /// Counts a reply until it is read.
-    ///
-    /// # Errors
-    /// When this peer does not read while replies for everybody take too much room.
-    pub(super) fn hold(self: &Arc<Self>, bytes: usize) -> Result<Unread, Failure> {
-        let mine = self.unread.fetch_add(bytes, Ordering::Relaxed);
-        let all = self.all.bytes.fetch_add(bytes, Ordering::Relaxed);
-        let unread = Unread { peer: Arc::clone(self), bytes };
-        if mine > 0 && all + bytes > self.all.max {
-            let text = format!("this connection has not read {mine} bytes of earlier replies");
-            return Err(Failure::new(FailureKind::ResourceExhausted, text));
-        }
-        Ok(unread)
-    }
-
-    /// Resolves when the peer has stopped reading.
-    async fn stalls(&self) {
-        let mut ticks = time::interval(UNREAD_TIMEOUT);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut before = None;
-        loop {
-            ticks.tick().await;
-            let waits = self.unread.load(Ordering::Relaxed) > 0;
-            let now = waits.then(|| self.read.load(Ordering::Relaxed));
-            if now.is_some() && now == before {
-                return;
-            }
-            before = now;
-        }
-    }
-}
-
-/// A reply that has not been read.
-#[derive(Debug)]
-pub(super) struct Unread {
-    peer: Arc<Peer>,
-    bytes: usize,
-}
-
-impl Drop for Unread {
-    fn drop(&mut self) {
-        self.peer.unread.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.peer.all.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.peer.read.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// Serves HTTP/1.1 and HTTP/2 on one port. After `stop`, connections finish what they carry, at most
 /// for `drain`.
 pub async fn serve<S, F>(
@@ -138,8 +66,21 @@ pub async fn serve<S, F>(
 {
     let (server, graceful) = (server(), GracefulShutdown::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let cut = CancellationToken::new();
+    let _cut_the_rest = cut.clone().drop_guard();
     let accept = async {
+        let mut told = None;
         loop {
+            if places.available_permits() == 0
+                && told.is_none_or(|told: Instant| told.elapsed() > TOLD_INTERVAL)
+            {
+                let most = CONNECTIONS_MAX;
+                warn!(
+                    most,
+                    "as many connections as may be are open: further ones wait for one to end"
+                );
+                told = Some(Instant::now());
+            }
             let place = Arc::clone(&places).acquire_owned().await;
             let (stream, address) = match listener.accept().await {
                 Ok(accepted) => accepted,
@@ -153,11 +94,14 @@ pub async fn serve<S, F>(
             if let Err(error) = stream.set_nodelay(true) {
                 debug!(%error, "the connection stays with delayed sending");
             }
-            let peer = Peer::new(Arc::clone(&unread));
+            let peer = Peer::new(address, Arc::clone(&unread));
             let (service, caller) = (service.clone(), Arc::clone(&peer));
             let answer = service_fn(move |request| service(request, Arc::clone(&caller)));
+            let received = Arc::new(AtomicUsize::new(0));
+            let stream = Counted { stream, received: Arc::clone(&received) };
             let connection = server.serve_connection(TokioIo::new(stream), answer).into_owned();
             let connection = graceful.watch(connection);
+            let cut = cut.clone();
             tokio::spawn(async move {
                 tokio::select! {
                     ended = connection => if let Err(error) = ended {
@@ -166,6 +110,10 @@ pub async fn serve<S, F>(
                     () = peer.stalls() => {
                         info!(%address, "a connection was cut, since the caller reads no replies");
                     }
+                    () = stays_silent(&received) => {
+                        debug!(%address, "a connection was cut on which nothing was said");
+                    }
+                    () = cut.cancelled() => {}
                 }
                 drop(place);
             });
@@ -197,32 +145,114 @@ fn server() -> auto::Builder<TokioExecutor> {
     server
 }
 
+/// Resolves when a client has not said which protocol it speaks: no timer of the protocols runs until then.
+async fn stays_silent(received: &AtomicUsize) {
+    time::sleep(HEAD_TIMEOUT).await;
+    if received.load(Ordering::Relaxed) >= FIRST_BYTES {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// A connection of which it is known how many bytes came in.
+struct Counted {
+    stream: TcpStream,
+    received: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
+        // Only the first bytes matter.
+        if self.received.load(Ordering::Relaxed) < FIRST_BYTES {
+            self.received.fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        task::JoinHandle,
+    };
+
     use super::*;
 
-    #[test]
-    fn who_does_not_read_gets_no_more_once_all_replies_take_too_much_room() {
-        let all = Arc::new(Total::new(1_000));
-        let (idle, busy) = (Peer::new(Arc::clone(&all)), Peer::new(Arc::clone(&all)));
-        let first = idle.hold(1_000).unwrap();
-        let failure = idle.hold(1).unwrap_err();
-        assert!(failure.message.contains("has not read 1000 bytes"), "{failure:?}");
-        drop(busy.hold(1).unwrap());
-        drop(busy.hold(1).unwrap());
-        drop(first);
-        assert_eq!(all.bytes.load(Ordering::Relaxed), 0);
-        idle.hold(1).unwrap();
+    const DRAIN: Duration = Duration::from_secs(3);
+
+    /// A server that never answers, and one connection to it.
+    async fn connection(stop: &CancellationToken) -> (TcpStream, JoinHandle<()>) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let answer = |_request, _peer| std::future::pending();
+        let total = Arc::new(Total::new(1));
+        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN));
+        (TcpStream::connect(address).await.unwrap(), server)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_peer_stalls_when_it_reads_nothing_for_long() {
-        let peer = Peer::new(Arc::new(Total::new(1)));
-        let long = UNREAD_TIMEOUT * 3;
-        assert!(time::timeout(long, peer.stalls()).await.is_err(), "nothing is to be read");
-        let reply = peer.hold(1).unwrap();
-        time::timeout(long, peer.stalls()).await.unwrap();
-        drop(reply);
-        assert!(time::timeout(long, peer.stalls()).await.is_err(), "all was read");
+    async fn who_says_nothing_is_cut() {
+        for first in ["", "PRI", "GET"] {
+            let (mut stream, server) = connection(&CancellationToken::new()).await;
+            stream.write_all(first.as_bytes()).await.unwrap();
+            let begin = Instant::now();
+            let read = stream.read_to_end(&mut Vec::new()).await;
+            assert!(matches!(read, Ok(0) | Err(_)), "{first}: {read:?}");
+            assert!(begin.elapsed() >= HEAD_TIMEOUT, "{first}: after {:?}", begin.elapsed());
+            server.abort();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_finish_is_cut_when_the_time_for_it_is_over() {
+        let stop = CancellationToken::new();
+        let (mut stream, server) = connection(&stop).await;
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        // It is taken before the stop.
+        time::sleep(Duration::from_secs(1)).await;
+        stop.cancel();
+        let begin = Instant::now();
+        let read = stream.read_to_end(&mut Vec::new()).await;
+        assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
+        server.await.unwrap();
+        assert!(begin.elapsed() >= DRAIN, "after {:?}", begin.elapsed());
     }
 }

@@ -27,6 +27,8 @@ pub(super) struct Decoder {
 pub(super) enum Next {
     /// It is here.
     Message(Bytes),
+    /// It is here, and compressed.
+    Compressed(Bytes),
     /// Its head, which says how many bytes follow, or not even that.
     Part(Option<usize>),
 }
@@ -35,6 +37,11 @@ impl Decoder {
     /// A decoder for messages of up to `limit` bytes, which may be compressed when `gzip` says so.
     pub(super) fn new(gzip: bool, limit: usize) -> Self {
         Self { piece: Bytes::new(), pieces: BytesMut::new(), gzip, limit }
+    }
+
+    /// Most bytes of a message.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
     }
 
     pub(super) fn add(&mut self, data: Bytes) {
@@ -80,10 +87,7 @@ impl Decoder {
             self.pieces.advance(HEAD);
             self.pieces.split_to(length).freeze()
         };
-        if !compressed {
-            return Ok(Next::Message(message));
-        }
-        encoding::inflate(&message, self.limit).map(Next::Message)
+        Ok(if compressed { Next::Compressed(message) } else { Next::Message(message) })
     }
 }
 
@@ -199,6 +203,9 @@ mod tests {
         while let Some(piece) = encoded.piece(100) {
             decoder.add(piece);
         }
-        assert_eq!(decoder.next(), Ok(Next::Message(message)));
+        let Next::Compressed(compressed) = decoder.next().unwrap() else { panic!("it is not") };
+        let mut inflating = encoding::Inflating::new(&compressed, decoder.limit());
+        let inflated = std::iter::from_fn(|| Some(inflating.step().unwrap())).find_map(|step| step);
+        assert_eq!(inflated, Some(message));
     }
 }

@@ -5,24 +5,20 @@ use std::{sync::Arc, time::Duration};
 use futures::{StreamExt as _, stream};
 use http::{HeaderMap, Request, Response, header};
 use hyper::body::Incoming;
-use tokio::{
-    sync::OwnedSemaphorePermit,
-    time::{self, Instant},
-};
+use tokio::time::{self, Instant};
 use tonic::{Status, body::Body};
 
 use super::{
-    Edge,
+    Edge, Place,
     arrivals::Messages,
     body::{Many, One},
-    connections::Peer,
     deadline, encoding,
     frames::{Decoder, Encoded},
     metadata, status,
+    unread::Peer,
 };
 use crate::{
     action::Input,
-    budget::Taken,
     entity::{Failure, FailureKind, Reply},
     route::{Method, Shape, Target},
     router::Streamed,
@@ -31,13 +27,6 @@ use protocol::cloudstate::Metadata;
 
 /// How long a stream's headers wait for what the first reply wants to put into them.
 const GRACE: Duration = Duration::from_secs(1);
-
-/// What a call with a stream takes until it is over.
-#[derive(Debug)]
-pub(super) struct Place {
-    _among_streams: OwnedSemaphorePermit,
-    _room: Taken,
-}
 
 /// One call that has just come in.
 pub(super) struct Call {
@@ -89,8 +78,7 @@ pub(super) async fn answer(
 
 impl Call {
     async fn unary(mut self, mut messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
-        let longest = Instant::now() + self.edge.limits.call;
-        let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
+        let deadline = self.deadline();
         let metadata = self.metadata.take();
         let work = async {
             let (message, _room) = messages.only().await?;
@@ -106,7 +94,7 @@ impl Call {
         mut self,
         messages: Messages<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        let _place = self.place().await?;
+        let _place = self.edge.place(self.deadline()).await?;
         let (metadata, left) = (self.metadata.take(), self.left());
         let work = self.edge.router.client_streaming(&self.method, many(messages), metadata, left);
         let reply = match self.deadline {
@@ -122,16 +110,15 @@ impl Call {
         self,
         mut messages: Messages<Incoming>,
     ) -> Result<Response<Body>, Failure> {
-        let place = self.place().await?;
-        let longest = Instant::now() + self.edge.limits.call;
-        let deadline = self.deadline.map_or(longest, |deadline| deadline.min(longest));
+        let deadline = self.deadline();
+        let place = self.edge.place(deadline).await?;
         let arrived = time::timeout_at(deadline, messages.only()).await;
         let (message, _room) = arrived.unwrap_or_else(|_elapsed| Err(late()))?;
         self.replies(Input::One(message), place).await
     }
 
     async fn streaming(self, messages: Messages<Incoming>) -> Result<Response<Body>, Failure> {
-        let place = self.place().await?;
+        let place = self.edge.place(self.deadline()).await?;
         self.replies(many(messages), place).await
     }
 
@@ -163,7 +150,8 @@ impl Call {
             Ok(None) => return Err(Failure::new(FailureKind::Internal, "the call broke off")),
             Err(_elapsed) => (Encoded::default(), None),
         };
-        let body = Many::new(replies, first, coding, self.edge.router.clone(), place);
+        let caller = (Arc::clone(&self.peer), self.edge.router.clone());
+        let body = Many::new(replies, first, coding, caller, place)?;
         let mut response = Response::new(Body::new(body));
         self.head(metadata, response.headers_mut());
         Ok(response)
@@ -179,13 +167,10 @@ impl Call {
         }
     }
 
-    /// Room for a call that may go on for ever. Such calls never take all of it.
-    async fn place(&self) -> Result<Place, Failure> {
-        let Ok(among_streams) = Arc::clone(&self.edge.streams).try_acquire_owned() else {
-            let text = "as many calls with streams are under way as memory allows";
-            return Err(Failure::new(FailureKind::ResourceExhausted, text));
-        };
-        Ok(Place { _among_streams: among_streams, _room: self.edge.arrivals.room().await? })
+    /// When a call ends that does not go on for ever: the caller may want it earlier.
+    fn deadline(&self) -> Instant {
+        let longest = Instant::now() + self.edge.limits.call;
+        self.deadline.map_or(longest, |deadline| deadline.min(longest))
     }
 
     /// What the caller's deadline leaves.
@@ -207,7 +192,7 @@ fn many(messages: Messages<Incoming>) -> Input {
     Input::Many(messages.boxed())
 }
 
-fn late() -> Failure {
+pub(super) fn late() -> Failure {
     Failure::new(FailureKind::DeadlineExceeded, "no reply in time")
 }
 

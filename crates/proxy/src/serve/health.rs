@@ -11,6 +11,9 @@ use tower::{ServiceExt as _, util::BoxCloneSyncService};
 
 use crate::readiness::Readiness;
 
+/// Most bytes of a question: a name.
+const QUESTION_MAX: usize = 4 << 10;
+
 /// Health of the proxy and its services; clones share it.
 #[derive(Clone)]
 pub(super) struct Health {
@@ -24,6 +27,7 @@ pub(super) struct Health {
 impl Health {
     pub(super) fn new(readiness: Readiness, services: &[String]) -> Self {
         let (reporter, server) = tonic_health::server::health_reporter();
+        let server = server.max_decoding_message_size(QUESTION_MAX);
         let services = [String::new()].into_iter().chain(services.iter().cloned()).collect();
         Self { readiness, reporter, services, service: BoxCloneSyncService::new(server) }
     }

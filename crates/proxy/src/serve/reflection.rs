@@ -24,6 +24,9 @@ use tonic_reflection::pb::{
 use tower::ServiceExt as _;
 use tracing::warn;
 
+/// Most bytes of a question: a name or two.
+const QUESTION_MAX: usize = 4 << 10;
+
 const SERVICE_V1: &str = "grpc.reflection.v1.ServerReflection";
 
 /// What can be asked.
@@ -82,8 +85,10 @@ impl Reflection {
                 &self.v1alpha
             }
         };
-        let answered: Result<_, Infallible> =
-            ServerReflectionServer::new(service.clone()).oneshot(request).await;
+        let answered: Result<_, Infallible> = ServerReflectionServer::new(service.clone())
+            .max_decoding_message_size(QUESTION_MAX)
+            .oneshot(request)
+            .await;
         let Ok(response) = answered;
         response
     }
