@@ -251,6 +251,20 @@ pub mod probe {
     pub const STARTUP: &str = "/startup";
 }
 
+/// Path on the launcher's admin port that answers once no call is under way in a pod that is being stopped.
+pub const WAIT_FOR_DRAIN: &str = "/wait-for-drain";
+
+/// The launcher's program in the sidecar's image.
+pub const LAUNCHER_COMMAND: &str = "/proxy-launcher";
+
+/// The launcher's command that begins the end of a pod ahead of TERM.
+pub const DRAIN: &str = "drain";
+
+/// Path on the proxy's management port that the launcher uses during a drain ahead of TERM. POST has the proxy take no
+/// new calls, finish those under way, give its entities up and stay; DELETE has it serve again, for which it leaves
+/// with [`exit::RESTART`].
+pub const HOLD: &str = "/hold";
+
 /// Exit codes that the launcher understands from the proxy.
 pub mod exit {
     /// Something went wrong that a new start may mend.

@@ -2,7 +2,10 @@
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
-use api::{contract::probe, environment::value};
+use api::{
+    contract::{DRAIN, probe},
+    environment::value,
+};
 
 use crate::{client::WaitFor, config::Above, jvm::is_jvm_flag};
 
@@ -58,7 +61,7 @@ const VERBS: [(&str, Verb); 7] = [
     ("version", Verb::Version),
     ("probe", Verb::Probe(probe::READY)),
     ("wait", Verb::Wait(WaitFor::Ready, WAIT_DEFAULT)),
-    ("drain", Verb::Drain { wait: false }),
+    (DRAIN, Verb::Drain { wait: false }),
 ];
 
 /// A command line that cannot be followed.

@@ -204,8 +204,8 @@ pub struct Drain {
     pub pre_delay: Duration,
     /// What is left of the grace period when the proxy is killed.
     pub kill_margin: Duration,
-    /// Whether the proxy tells how many calls are under way.
-    pub counts_calls: bool,
+    /// Whether the proxy is told of it ahead of TERM, and tells how many calls are under way. Ours is.
+    pub is_told: bool,
 }
 
 impl Drain {

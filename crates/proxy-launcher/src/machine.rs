@@ -216,7 +216,8 @@ impl Machine {
 
     /// When [`Event::Tick`] is wanted at the latest.
     pub fn wake_at(&self) -> Option<Duration> {
-        let drained_at = self.draining.as_ref().and_then(Draining::wake_at);
+        let last = self.last_event_at;
+        let drained_at = self.draining.as_ref().and_then(|draining| draining.wake_at(last));
         [self.due_at(), self.give_up_at(), drained_at].into_iter().flatten().min()
     }
 
@@ -310,6 +311,13 @@ impl Machine {
         }
     }
 
+    /// Whether the proxy is to take no new calls although it stays; nothing once it is stopped, which says that anyway.
+    pub fn holds(&self, now: Duration) -> Option<bool> {
+        let holds =
+            self.drain.is_told && self.draining.is_some_and(|draining| draining.is_known(now));
+        (!self.is_leaving()).then_some(holds)
+    }
+
     /// Takes other settings from now on.
     pub fn reconfigure(&mut self, supervise: Supervise, drain: Drain) {
         self.restarts.reconfigure(supervise.clone());
@@ -364,7 +372,7 @@ impl Machine {
             }
             Event::InFlight(calls) => {
                 if let Some(draining) = &mut self.draining {
-                    draining.in_flight(calls);
+                    draining.in_flight(calls, now);
                 }
                 Vec::new()
             }
@@ -374,7 +382,7 @@ impl Machine {
     /// There is one drain and one deadline, whoever asked first.
     fn begin_drain(&mut self, now: Duration, pre_delay: Duration) -> Draining {
         let stop_time = self.stop_time();
-        let is_counted = self.drain.counts_calls;
+        let is_counted = self.drain.is_told;
         *self.draining.get_or_insert_with(|| Draining::new(now, pre_delay, stop_time, is_counted))
     }
 

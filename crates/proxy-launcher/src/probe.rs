@@ -2,12 +2,17 @@
 
 use std::{io, net::Ipv4Addr, time::Duration};
 
-use api::contract::{NotReady, probe, reason};
+use api::contract::{HOLD, NotReady, probe, reason};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{Method, Request, StatusCode, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, sync::mpsc, time};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, watch},
+    time,
+};
+use tracing::{info, warn};
 
 use crate::health::Answer;
 
@@ -48,7 +53,9 @@ pub async fn ask(management_port: u16) -> Answer {
             probe::READY
         ))
     };
-    match time::timeout(TIMEOUT, exchange(management_port, probe::READY, BODY_MAX)).await {
+    match time::timeout(TIMEOUT, exchange(Method::GET, management_port, probe::READY, BODY_MAX))
+        .await
+    {
         Ok(Ok((StatusCode::OK, _))) => Answer::Ready,
         Ok(Ok((status, body))) => {
             Answer::NotReady(serde_json::from_slice(&body).unwrap_or_else(|_| NotReady {
@@ -77,18 +84,47 @@ pub async fn count_calls(metrics_port: u16, counts: mpsc::Sender<u64>) {
     }
 }
 
+/// Has the proxy take no new calls while that is wanted, and serve again when it is wanted no more. One that cannot be
+/// reached is told again; what it answers is taken as it is.
+///
+/// # Cancel safety
+/// May be dropped at any point: what is on its way to the proxy then may or may not arrive.
+pub async fn hold(management_port: u16, mut wanted: watch::Receiver<bool>) {
+    let mut holds = false;
+    // An error means that nobody is left to want anything.
+    while let Ok(wants) = wanted.wait_for(|wants| *wants != holds).await.map(|wants| *wants) {
+        let method = if wants { Method::POST } else { Method::DELETE };
+        let told = exchange(method.clone(), management_port, HOLD, BODY_MAX);
+        match time::timeout(TIMEOUT, told).await {
+            Ok(Ok((status, body))) => {
+                let answer = String::from_utf8_lossy(&body);
+                info!(%method, path = HOLD, %status, %answer, "the proxy was told");
+                holds = wants;
+            }
+            Ok(Err(error)) => {
+                warn!(%method, path = HOLD, %error, "the proxy cannot be told, and is told again");
+                time::sleep(PAUSE_WHILE_UNREADY).await;
+            }
+            Err(_elapsed) => {
+                warn!(%method, path = HOLD, "the proxy does not answer, and is told again");
+            }
+        }
+    }
+}
+
 fn calls_under_way(metrics: &str) -> Option<u64> {
     metrics.lines().find_map(|line| line.strip_prefix(IN_FLIGHT))?.trim().parse().ok()
 }
 
 /// A page of the proxy's; nothing when there is none.
 pub async fn page(port: u16, path: &'static str) -> Option<String> {
-    let answer = time::timeout(TIMEOUT, exchange(port, path, PAGE_MAX)).await;
+    let answer = time::timeout(TIMEOUT, exchange(Method::GET, port, path, PAGE_MAX)).await;
     let (status, body) = answer.ok()?.ok()?;
     (status == StatusCode::OK).then(|| String::from_utf8_lossy(&body).into_owned())
 }
 
 async fn exchange(
+    method: Method,
     port: u16,
     path: &'static str,
     body_max: usize,
@@ -96,7 +132,9 @@ async fn exchange(
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
     let (mut sender, connection) =
         http1::Builder::new().max_buf_size(BODY_MAX).handshake(TokioIo::new(stream)).await?;
-    let request = Request::get(path)
+    let request = Request::builder()
+        .method(method)
+        .uri(path)
         .header(header::HOST, "localhost")
         .header(header::CONNECTION, "close")
         .body(Empty::<Bytes>::new())?;

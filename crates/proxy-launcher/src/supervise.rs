@@ -149,6 +149,7 @@ pub async fn run(
         answers,
         counter: None,
         counts,
+        hold: watch::Sender::new(false),
         talks: JoinSet::new(),
         started,
     };
@@ -228,6 +229,8 @@ struct Supervisor<'a> {
     /// Counts calls while a drain waits for them.
     counter: Option<JoinSet<()>>,
     counts: mpsc::Sender<u64>,
+    /// Whether the proxy is to take no new calls.
+    hold: watch::Sender<bool>,
     /// Questions to the proxy whose answers go to the log.
     talks: JoinSet<()>,
     started: Instant,
@@ -340,6 +343,7 @@ impl Supervisor<'_> {
             }
         }
         self.tell_probes();
+        self.tell_proxy();
         self.count_calls();
         code
     }
@@ -400,6 +404,7 @@ impl Supervisor<'_> {
                 self.oom_kills = oom_kills();
                 let port = self.loaded.config.ports.management.get();
                 self.prober.spawn(probe::watch(port, generation, self.answers.clone()));
+                self.prober.spawn(probe::hold(port, self.hold.subscribe()));
                 Ok(())
             }
             Err(error) => {
@@ -475,11 +480,17 @@ impl Supervisor<'_> {
         });
     }
 
+    fn tell_proxy(&self) {
+        if let Some(holds) = self.machine.holds(self.started.elapsed()) {
+            self.hold.send_if_modified(|held| std::mem::replace(held, holds) != holds);
+        }
+    }
+
     /// Has the proxy's calls counted while somebody wants to know.
     fn count_calls(&mut self) {
         let config = &self.loaded.config;
         let is_wanted = self.health.borrow().drain != Drain::No && self.leader.is_some();
-        if !is_wanted || !config.drain.counts_calls {
+        if !is_wanted || !config.drain.is_told {
             self.counter = None;
         } else if self.counter.is_none() {
             let (port, counts) = (config.ports.metrics.get(), self.counts.clone());

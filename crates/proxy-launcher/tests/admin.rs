@@ -43,7 +43,12 @@ fn f33_after_a_drain_the_proxy_lives_until_term_and_has_what_is_left_of_the_time
     assert_eq!(launcher.ask("POST", "/drain").unwrap().0, 202);
     launcher.await_not_ready("Draining", "the pod is being stopped");
     assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
-    thread::sleep(Duration::from_secs(2));
+    launcher.await_text("told POST /hold");
+    assert!(
+        asked.elapsed() >= Duration::from_secs(1),
+        "callers were not given the time to hear of it"
+    );
+    thread::sleep(Duration::from_secs(1));
     assert!(proxy.is_running());
     assert!(!launcher.raw_log().contains("signal sent to the proxy's group"));
 
@@ -71,6 +76,7 @@ fn a_drain_is_over_with_the_last_call_and_can_be_cancelled() {
     assert!(launcher.await_proxy(1).is_running());
 
     assert_eq!(launcher.ask("DELETE", "/drain").unwrap().0, 202);
+    launcher.await_text("told DELETE /hold");
     launcher.await_ready();
     assert_eq!(launcher.page("/status")["drain"], "no");
 }

@@ -8,16 +8,16 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use api::contract::{NotReady, probe};
+use api::contract::{HOLD, NotReady, probe};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tracing::info;
 
 use crate::{
     config::Config,
+    ending::Ending,
     log,
     metrics::Sources,
     readiness::{Part, Readiness},
@@ -43,8 +43,8 @@ pub struct Desk {
     readiness: Readiness,
     /// From the moment that the user function is known.
     sources: Arc<OnceLock<Sources>>,
-    /// Tells the proxy to leave.
-    stop: CancellationToken,
+    /// Tells the proxy to leave, or to do no more than stay.
+    ending: Ending,
 }
 
 /// What does not change.
@@ -57,12 +57,12 @@ struct Facts {
 }
 
 impl Desk {
-    /// A desk for a proxy with these settings, which leaves once `stop` is cancelled.
+    /// A desk for a proxy with these settings, which ends as `ending` is told.
     pub fn new(
         config: &Config,
         readiness: Readiness,
         sources: Arc<OnceLock<Sources>>,
-        stop: CancellationToken,
+        ending: Ending,
     ) -> Self {
         let facts = Facts {
             store: config.terms.store.as_str(),
@@ -71,7 +71,7 @@ impl Desk {
             commands: config.entities.queue,
             started: std::time::SystemTime::now(),
         };
-        Self { facts: Arc::new(facts), readiness, sources, stop }
+        Self { facts: Arc::new(facts), readiness, sources, ending }
     }
 
     /// Answers one request from `caller`.
@@ -95,10 +95,11 @@ impl Desk {
             LOG_LEVEL => text(StatusCode::METHOD_NOT_ALLOWED, "use GET, or PUT with ?level="),
             DRAIN if *method == Method::POST => {
                 info!("told to stop at the management port");
-                self.stop.cancel();
+                self.ending.leave();
                 text(StatusCode::OK, "the proxy finishes what is under way and leaves")
             }
             DRAIN => text(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
+            HOLD => self.hold(method),
             _ if PAGES.contains(&path) && !read => text(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
             probe::ALIVE | LIVE | HEALTHZ => text(StatusCode::OK, "alive"),
             probe::STARTUP => match self.readiness.of(Part::UserFunction) {
@@ -115,8 +116,25 @@ impl Desk {
             _ => text(
                 StatusCode::NOT_FOUND,
                 "there are /alive, /startup, /ready, /status and /entities?service=&key=, the last two also \
-                 with format=json; /log-level, which PUT with ?level= changes; POST /drain",
+                 with format=json; /log-level, which PUT with ?level= changes; POST /drain; \
+                 POST and DELETE /hold",
             ),
+        }
+    }
+
+    fn hold(&self, method: &Method) -> Response<Body> {
+        match *method {
+            Method::POST => {
+                info!("told to take no more calls at the management port");
+                self.ending.hold();
+                text(StatusCode::OK, "the proxy finishes what is under way and stays")
+            }
+            Method::DELETE if self.ending.resume() => {
+                info!("told to serve again at the management port");
+                text(StatusCode::OK, "the proxy starts afresh")
+            }
+            Method::DELETE => text(StatusCode::CONFLICT, "the proxy is not held"),
+            _ => text(StatusCode::METHOD_NOT_ALLOWED, "use POST, or DELETE to serve again"),
         }
     }
 }
@@ -124,7 +142,7 @@ impl Desk {
 /// What changes the proxy, or tells keys of entities, which may be anybody's names, is not for the whole
 /// network.
 fn is_of_this_pod(path: &str, read: bool) -> bool {
-    matches!(path, DRAIN | STATUS | ENTITIES) || (path == LOG_LEVEL && !read)
+    matches!(path, DRAIN | HOLD | STATUS | ENTITIES) || (path == LOG_LEVEL && !read)
 }
 
 fn log_level(query: &str) -> Response<Body> {

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod budget;
 pub mod config;
 pub mod discovery;
+pub mod ending;
 pub mod entity;
 pub mod journal;
 pub mod key;

@@ -27,6 +27,7 @@ use crate::{
     budget::Budget,
     config::Config,
     discovery::{Discovery, Outdated, Refused},
+    ending::{Ending, Outcome},
     entity::{Context, Entities},
     journal::{Batcher, Memory, Store},
     metrics::{self, Metrics, Sources},
@@ -48,6 +49,7 @@ const MANAGEMENT_UNREAD_MAX: usize = 1 << 20;
 const FOLLOW_MIN: Duration = Duration::from_secs(1);
 /// Answers that may wait for the router after their callers have left.
 const ORPHANS_MAX: usize = 1_024;
+const FINISHES: &str = "the proxy finishes what is under way";
 
 /// Why the proxy leaves.
 #[derive(Debug, thiserror::Error)]
@@ -77,13 +79,16 @@ pub enum Error {
     /// The user function describes itself in another way than when the proxy started.
     #[error("the user function describes other entities than before: the proxy starts afresh")]
     Changed,
+    /// The proxy was held, and is to serve again.
+    #[error("the proxy was held and is to serve again: it starts afresh")]
+    Resumed,
 }
 
 impl Error {
     /// What the process leaves with.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Changed => exit::RESTART,
+            Self::Changed | Self::Resumed => exit::RESTART,
             Self::Refused(_) | Self::Address { .. } => exit::CONFIG,
             Self::Listen { .. } | Self::Panicked(_) => exit::FAILURE,
         }
@@ -94,7 +99,9 @@ impl Error {
         let reason = match self {
             Self::Refused(_) => reason::USER_FUNCTION_REFUSED,
             Self::Address { .. } => reason::CONFIGURATION_REFUSED,
-            Self::Listen { .. } | Self::Changed | Self::Panicked(_) => return None,
+            Self::Listen { .. } | Self::Changed | Self::Resumed | Self::Panicked(_) => {
+                return None;
+            }
         };
         let message = Chain(self).to_string();
         Some(NotReady { reason: reason.to_owned(), message })
@@ -123,8 +130,9 @@ pub async fn run_on(
     let alive = CancellationToken::new();
     let sources: Arc<OnceLock<Sources>> = Arc::default();
     // What ends the service from within drains it as a stop from outside does.
-    let stop = stop.child_token();
-    let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources), stop.clone());
+    let ending = Ending::new(stop);
+    let stop = ending.stop();
+    let desk = Desk::new(&config, readiness.clone(), Arc::clone(&sources), ending.clone());
     let answer =
         move |request, peer: Arc<Peer>| desk.clone().answer(request, peer.address().ip()).map(Ok);
     let unread = Arc::new(Total::new(MANAGEMENT_UNREAD_MAX));
@@ -156,7 +164,10 @@ pub async fn run_on(
     };
     let ((routes, described), store) = tokio::select! {
         biased;
-        () = stop.cancelled() => return Ok(()),
+        () = stop.cancelled() => {
+            readiness.deny(Part::Staying, reason::DRAINING, FINISHES);
+            return ended(&ending).await;
+        }
         both = async { tokio::try_join!(discovery.discover(), opened) } => both?,
     };
     let serving = async {
@@ -172,9 +183,17 @@ pub async fn run_on(
     };
     match tokio::join!(serving, outdated) {
         (Err(error), _) => Err(error),
-        (Ok(()), None) => Ok(()),
+        (Ok(()), None) => ended(&ending).await,
         (Ok(()), Some(Outdated::Changed)) => Err(Error::Changed),
         (Ok(()), Some(Outdated::Refused(refused))) => Err(refused.into()),
+    }
+}
+
+/// Leaves, once that is wanted.
+async fn ended(ending: &Ending) -> Result<(), Error> {
+    match ending.outcome().await {
+        Outcome::Leave => Ok(()),
+        Outcome::Resume => Err(Error::Resumed),
     }
 }
 
@@ -234,8 +253,7 @@ async fn serve(
         // First, since an edge without calls ends at once: what is left to do then takes its time, too.
         biased;
         () = stop.cancelled() => {
-            let finishes = "the proxy finishes what is under way";
-            readiness.deny(Part::Staying, reason::DRAINING, finishes);
+            readiness.deny(Part::Staying, reason::DRAINING, FINISHES);
             let finish_by = Instant::now() + config.drain;
             (serving.await, finish_by)
         }

@@ -6,7 +6,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use api::contract::env;
+use api::contract::{env, exit};
 use support::{
     PATIENCE, address, call,
     counter::{Counter, item},
@@ -17,7 +17,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::{Request, transport::Channel};
+use tonic::{Code, Request, transport::Channel};
 
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
@@ -99,6 +99,48 @@ async fn whoever_may_reach_the_management_port_can_make_the_proxy_leave() {
     counter.go();
     waiting.await.unwrap().unwrap();
     assert!(proxy.ended(PATIENCE).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_held_refuses_calls_at_once_and_stays_until_it_is_told() {
+    let (counter, mut proxy, channel) = start().await;
+    let waiting = tokio::spawn(call(channel.clone(), "Wait", Request::new(item("a", 0))));
+    eventually("the call is under way", async || {
+        counter.seen().iter().any(|w| w.ends_with("Wait"))
+    })
+    .await;
+    assert!(ask(&proxy, "DELETE", "/hold").await.starts_with("HTTP/1.1 409"));
+    assert!(ask(&proxy, "GET", "/hold").await.starts_with("HTTP/1.1 405"));
+    assert!(ask(&proxy, "POST", "/hold").await.starts_with("HTTP/1.1 200"));
+    eventually("no connection is taken any more", async || {
+        TcpStream::connect(proxy.calls()).await.is_err()
+    })
+    .await;
+    // The connection that was there is told to go away; a client may have taken a call for it before it heard that.
+    eventually("calls are refused", async || {
+        let refused = call(channel.clone(), "Add", Request::new(item("b", 1))).await.unwrap_err();
+        refused.code() == Code::Unavailable
+    })
+    .await;
+    assert!(!counter.seen().iter().any(|what| what.ends_with("Add")), "{:?}", counter.seen());
+    assert!(ask(&proxy, "GET", "/ready").await.contains("Draining"));
+    counter.go();
+    waiting.await.unwrap().unwrap();
+    logged(&proxy, &["drained"]).await;
+    assert!(ask(&proxy, "GET", "/alive").await.starts_with("HTTP/1.1 200"), "it stays");
+    assert!(ask(&proxy, "GET", "/status").await.starts_with("HTTP/1.1 200"));
+    proxy.terminate().unwrap();
+    assert!(proxy.ended(PATIENCE).await.unwrap().success());
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_held_asks_for_a_fresh_start_to_serve_again() {
+    let (_counter, mut proxy, _channel) = start().await;
+    assert!(ask(&proxy, "POST", "/hold").await.starts_with("HTTP/1.1 200"));
+    logged(&proxy, &["drained"]).await;
+    assert!(ask(&proxy, "DELETE", "/hold").await.starts_with("HTTP/1.1 200"));
+    let status = proxy.ended(PATIENCE).await.unwrap();
+    assert_eq!(status.code(), Some(exit::RESTART.into()), "{}", proxy.log());
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{
-    contract::{NotReady, probe},
+    contract::{NotReady, WAIT_FOR_DRAIN, probe},
     environment::value,
 };
 use bytes::Bytes;
@@ -32,7 +32,6 @@ use crate::{
 /// Carries the token, when there is one.
 pub const TOKEN_HEADER: &str = "x-launcher-token";
 const DRAIN: &str = "/drain";
-const WAIT_FOR_DRAIN: &str = "/wait-for-drain";
 const QUIT: &str = "/quit";
 const STATUS: &str = "/status";
 const CONFIG: &str = "/config";

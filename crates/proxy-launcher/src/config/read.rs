@@ -212,7 +212,7 @@ fn drain(reader: &mut Reader, kind: &ProxyKind) -> Drain {
         grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
         pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
         kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", value::pause),
-        counts_calls: matches!(kind, ProxyKind::Native),
+        is_told: matches!(kind, ProxyKind::Native),
     };
     let pre_delay_max =
         if drain.grace < GRACE_FOR_PRE_DELAY { Duration::ZERO } else { drain.grace / 2 };

@@ -42,14 +42,15 @@ impl Draining {
         self.since
     }
 
-    /// Takes in how many calls are under way.
-    pub(super) fn in_flight(&mut self, calls: u64) {
-        self.quiet = if calls == 0 { self.quiet.saturating_add(1) } else { 0 };
+    /// Takes in how many calls are under way. Before callers know, none means little.
+    pub(super) fn in_flight(&mut self, calls: u64, now: Duration) {
+        let is_quiet = calls == 0 && self.is_known(now);
+        self.quiet = if is_quiet { self.quiet.saturating_add(1) } else { 0 };
     }
 
     /// Looks whether it is over; once over it stays so.
     pub(super) fn look(&mut self, has_proxy: bool, now: Duration) {
-        let is_quiet = self.quiet >= QUIET_LOOKS && now >= self.until;
+        let is_quiet = self.quiet >= QUIET_LOOKS;
         if self.progress != Drain::UnderWay {
             return;
         }
@@ -60,9 +61,16 @@ impl Draining {
         }
     }
 
-    /// When time alone ends it.
-    pub(super) fn wake_at(&self) -> Option<Duration> {
-        (self.progress == Drain::UnderWay).then_some(self.at_latest)
+    /// When time alone changes something.
+    pub(super) fn wake_at(&self, now: Duration) -> Option<Duration> {
+        let at_latest = (self.progress == Drain::UnderWay).then_some(self.at_latest);
+        let until = Some(self.until).filter(|until| *until > now);
+        [at_latest, until].into_iter().flatten().min()
+    }
+
+    /// Whether callers had the time to hear that they are to go elsewhere.
+    pub(super) fn is_known(&self, now: Duration) -> bool {
+        now >= self.until
     }
 
     pub(super) fn progress(&self) -> Drain {

@@ -25,7 +25,7 @@ fn supervise() -> Supervise {
 }
 
 fn drain() -> Drain {
-    Drain { grace: 30 * SEC, pre_delay: 5 * SEC, kill_margin: 2 * SEC, counts_calls: true }
+    Drain { grace: 30 * SEC, pre_delay: 5 * SEC, kill_margin: 2 * SEC, is_told: true }
 }
 
 fn user_function() -> UserFunction {

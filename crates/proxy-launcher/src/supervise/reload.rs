@@ -42,7 +42,7 @@ impl Supervisor<'_> {
         (config.log_level, config.log_format) = (new.config.log_level, new.config.log_format);
         // What follows from the kind of proxy stays: that is not changed here.
         config.supervise = Supervise { dump: config.supervise.dump, ..new.config.supervise };
-        config.drain = Drain { counts_calls: config.drain.counts_calls, ..new.config.drain };
+        config.drain = Drain { is_told: config.drain.is_told, ..new.config.drain };
         self.machine.reconfigure(config.supervise.clone(), config.drain.clone());
         let kept = self.loaded.settings.iter().filter(|setting| !is_reloadable(&setting.key));
         let taken = new.settings.iter().filter(|setting| is_reloadable(&setting.key));

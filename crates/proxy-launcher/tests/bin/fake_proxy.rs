@@ -5,12 +5,14 @@
 //! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
 //! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory and uses it,
 //! `--stall` does nothing from then on, `--calls FILE` says among its metrics that so many calls are under way,
+//! told to hold, it says so and is not ready, until it is told to serve again;
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
 
 use std::{
     env,
     error::Error,
     fs,
+    io::{self, Write as _},
     process::{Command, ExitCode},
 };
 
@@ -73,7 +75,9 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::SUCCESS)
 }
 
-async fn serve(script: Script) -> Result<(), Box<dyn Error>> {
+const HELD: &str = r#"{"reason":"Draining","message":"held"}"#;
+
+async fn serve(mut script: Script) -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
     if let Some(calls) = script.calls {
         let port: u16 = variable("METRICS_PORT").parse()?;
@@ -91,7 +95,12 @@ async fn serve(script: Script) -> Result<(), Box<dyn Error>> {
             }
         };
         let mut question = [0; 1024];
-        let _ = stream.read(&mut question).await?;
+        let length = stream.read(&mut question).await?;
+        let question = String::from_utf8_lossy(&question[..length]);
+        if let Some((told @ ("POST /hold" | "DELETE /hold"), _)) = question.split_once(" HTTP/") {
+            writeln!(io::stderr(), "told {told}")?;
+            script.ready = (told == "POST /hold").then(|| HELD.to_owned());
+        }
         let answer = match &script.ready {
             None => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
             Some(body) => format!(

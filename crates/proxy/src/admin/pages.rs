@@ -17,7 +17,7 @@ const LISTED: usize = 100;
 
 /// The proxy as a whole.
 pub(super) fn status(desk: &Desk) -> Value {
-    let Desk { facts, readiness, sources, stop: _ } = desk;
+    let Desk { facts, readiness, sources, ending: _ } = desk;
     let mut page = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "up for": ago(facts.started),

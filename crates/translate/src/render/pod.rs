@@ -1,7 +1,9 @@
 //! The pods: user function, sidecar, and what the spec says of them.
 
+use api::contract;
 use k8s_openapi::api::core::v1::{
-    Container, EmptyDirVolumeSource, PodSpec, SecretVolumeSource, TopologySpreadConstraint, Volume,
+    Container, EmptyDirVolumeSource, ExecAction, Lifecycle, LifecycleHandler, PodSpec,
+    SecretVolumeSource, TopologySpreadConstraint, Volume,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
@@ -48,8 +50,20 @@ fn containers(settings: &Settings, plan: &Plan) -> (Option<Vec<Container>>, Vec<
         Place::Container => (None, [user, sidecar].into_iter().chain(extra).collect()),
         Place::InitContainer => {
             sidecar.restart_policy = Some("Always".to_owned());
+            sidecar.lifecycle = Some(drain_ahead_of_term());
             (Some(vec![sidecar]), std::iter::once(user).chain(extra).collect())
         }
+    }
+}
+
+/// TERM reaches such a sidecar once all other containers have ended, and the hook when the pod begins to: so calls are
+/// sent elsewhere in time.
+fn drain_ahead_of_term() -> Lifecycle {
+    let command = [contract::LAUNCHER_COMMAND, contract::DRAIN].map(str::to_owned).to_vec();
+    let exec = Some(ExecAction { command: Some(command) });
+    Lifecycle {
+        pre_stop: Some(LifecycleHandler { exec, ..LifecycleHandler::default() }),
+        ..Lifecycle::default()
     }
 }
 

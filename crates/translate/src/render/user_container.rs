@@ -1,7 +1,10 @@
 //! The containers that the user brings.
 
-use api::contract::{container, env, port};
-use k8s_openapi::api::core::v1::{Container, ContainerPort, EnvVar, VolumeMount};
+use api::contract::{self, container, env, port};
+use k8s_openapi::api::core::v1::{
+    Container, ContainerPort, EnvVar, HTTPGetAction, LifecycleHandler, VolumeMount,
+};
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::pull_policy;
 use crate::Plan;
@@ -17,6 +20,7 @@ pub(super) fn user_function(plan: &Plan) -> Container {
     user.env = Some(environment(plan));
     user.stdin = Some(false);
     user.tty = Some(false);
+    user.lifecycle.get_or_insert_default().pre_stop.get_or_insert_with(wait_for_drain);
     if mounts_log_volume(&plan.user) {
         user.volume_mounts.get_or_insert_default().push(VolumeMount {
             name: LOG_VOLUME.to_owned(),
@@ -25,6 +29,17 @@ pub(super) fn user_function(plan: &Plan) -> Container {
         });
     }
     user
+}
+
+/// All containers get TERM at about the same time, and a user function that ends then takes its calls along. So it gets
+/// its own once there are none.
+fn wait_for_drain() -> LifecycleHandler {
+    let http_get = HTTPGetAction {
+        path: Some(contract::WAIT_FOR_DRAIN.to_owned()),
+        port: IntOrString::Int(i32::from(port::ADMIN)),
+        ..HTTPGetAction::default()
+    };
+    LifecycleHandler { http_get: Some(http_get), ..LifecycleHandler::default() }
 }
 
 /// Fills in what any container of the user gets.

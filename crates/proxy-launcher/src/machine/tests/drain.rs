@@ -52,7 +52,7 @@ fn a_drain_leaves_the_proxy_its_share_of_the_time() {
 
 #[test]
 fn a_proxy_that_does_not_count_its_calls_is_given_a_while() {
-    let drain = Drain { counts_calls: false, ..drain() };
+    let drain = Drain { is_told: false, ..drain() };
     let mut world = World::with(supervise(), drain, 1);
     world.answer(Answer::Ready);
     world.give(Event::Drain);
@@ -75,6 +75,37 @@ fn a_cancelled_drain_never_was() {
     assert_eq!(world.machine.health().drain, health::Drain::UnderWay, "too late");
     world.advance(5 * SEC);
     world.exited_with(0);
+}
+
+#[test]
+fn f33_a_proxy_takes_no_new_calls_once_callers_know_and_until_that_is_taken_back() {
+    let mut world = World::running();
+    world.give(Event::Drain);
+    assert_eq!(world.machine.holds(world.now), Some(false), "callers do not know yet");
+    assert_eq!(world.machine.wake_at(), Some(5 * SEC));
+    world.advance(5 * SEC);
+    assert_eq!(world.machine.holds(world.now), Some(true));
+    world.crash(End::Signal(9));
+    world.advance(SEC);
+    assert_eq!(world.spawns.len(), 2);
+    assert_eq!(world.machine.holds(world.now), Some(true), "nor does another proxy");
+    world.give(Event::CancelDrain);
+    assert_eq!(world.machine.holds(world.now), Some(false));
+    // What is held serves again afresh.
+    world.crash(End::Code(exit::RESTART));
+    assert_eq!(world.spawns.len(), 3, "at once");
+    world.give(Event::Terminate);
+    assert_eq!(world.machine.holds(world.now), None, "TERM says it");
+}
+
+#[test]
+fn a_proxy_made_of_jars_is_not_told_of_a_drain() {
+    let drain = Drain { is_told: false, ..drain() };
+    let mut world = World::with(supervise(), drain, 1);
+    world.answer(Answer::Ready);
+    world.give(Event::Drain);
+    world.advance(10 * SEC);
+    assert_eq!(world.machine.holds(world.now), Some(false));
 }
 
 #[test]
