@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{admin::TOKEN_HEADER, config::Config};
+use crate::{admin::TOKEN_HEADER, config::Contact};
 
 /// Shorter than the kubelet's second.
 const TIMEOUT: Duration = Duration::from_millis(900);
@@ -36,18 +36,18 @@ pub struct Client {
 }
 
 impl Client {
-    /// The port that a launcher with these settings has.
+    /// The admin port of the launcher that runs here.
     ///
     /// # Errors
     /// When the token cannot be read.
-    pub fn new(config: &Config) -> io::Result<Self> {
-        let host = match config.admin_bind {
+    pub fn new(contact: &Contact) -> io::Result<Self> {
+        let host = match contact.bind {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
             bound => bound,
         };
-        let token = config.admin_token_file.as_deref().map(std::fs::read_to_string).transpose()?;
-        Ok(Self { address: SocketAddr::new(host, config.ports.admin.get()), token })
+        let token = contact.token_file.as_deref().map(std::fs::read_to_string).transpose()?;
+        Ok(Self { address: SocketAddr::new(host, contact.port.get()), token })
     }
 
     /// Asks a probe's question; whether the answer was good.

@@ -236,6 +236,30 @@ pub struct Loaded {
     pub variables: BTreeSet<String>,
 }
 
+/// How the launcher that runs in the same container is asked.
+#[derive(Clone, Debug)]
+pub struct Contact {
+    /// Address of its admin port, as it was bound.
+    pub bind: IpAddr,
+    /// Its admin port.
+    pub port: NonZeroU16,
+    /// Where it left a token.
+    pub token_file: Option<PathBuf>,
+    /// The pod's grace period.
+    pub grace: Duration,
+}
+
+/// Reads how to ask the launcher that runs. Nothing is judged: that launcher may do well although the file
+/// has become bad since it started.
+pub fn contact(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    above: &Above,
+    surroundings: &Surroundings,
+) -> Contact {
+    let layers = Layers::new(environment, above, surroundings);
+    read::contact(&mut Reader::new(layers.environment))
+}
+
 /// The process's environment.
 pub fn process_environment() -> impl Iterator<Item = (OsString, OsString)> {
     std::env::vars_os()

@@ -156,8 +156,9 @@ impl Jvm {
             asked = asked
                 .or_else(|| found.filter(|flag| flag.is_max).map(|flag| flag.bytes).next_back());
         }
-        let is_operators_default =
-            explicit.is_none() && asked.is_none_or(|max| max == HEAP_DEFAULT);
+        let is_operators_default = explicit.is_none()
+            && flags.max.is_none()
+            && asked.is_none_or(|max| max == HEAP_DEFAULT);
         let heap = Heap {
             max: asked.unwrap_or(HEAP_DEFAULT),
             initial: flags

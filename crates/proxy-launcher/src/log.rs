@@ -1,6 +1,8 @@
 //! The launcher's own log: one line for each event on stderr, as JSON or for people. Level and form can be
 //! changed while it runs.
 
+mod sink;
+
 use std::{
     fmt, io,
     sync::{
@@ -21,6 +23,8 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
+use sink::Sink;
+
 /// The form of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
@@ -35,6 +39,7 @@ pub enum Format {
 pub struct Log {
     level: Handle<LevelFilter, Registry>,
     is_json: Arc<AtomicBool>,
+    sink: Sink,
 }
 
 impl Log {
@@ -58,12 +63,18 @@ impl Log {
             text: Formatter::default().with_ansi(false),
             is_json: Arc::clone(&is_json),
         };
+        let sink = Sink::start(io::stderr());
         let layer = tracing_subscriber::fmt::layer()
             .fmt_fields(DefaultFields::new())
             .event_format(lines)
-            .with_writer(io::stderr);
+            .with_writer(sink.clone());
         let subscriber = tracing_subscriber::registry().with(filter).with(layer);
-        (Self { level: handle, is_json }, subscriber)
+        (Self { level: handle, is_json, sink }, subscriber)
+    }
+
+    /// Waits a moment for what was logged to be written: for the end of the process.
+    pub fn flush(&self) {
+        self.sink.flush();
     }
 
     /// Logs from now on what is at least as grave.

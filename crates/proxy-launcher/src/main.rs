@@ -14,21 +14,26 @@ use proxy_launcher::{
     cli::{self, Invocation, Verb},
     client::Client,
     command,
-    config::{self, Config, Loaded, Refused, Surroundings},
+    config::{self, Contact, Loaded, Refused, Surroundings},
     exit::{OS_ERROR, UNAVAILABLE},
     log::{Format, Log},
+    signals::Signals,
     supervise, termination,
 };
 use serde_json::json;
 use tracing::{debug, error, info, warn};
 
+/// Names that are looked up at once; a lookup may hang for longer than anybody waits for it.
+const LOOKUPS_MAX: usize = 4;
+
 fn main() -> ExitCode {
     let invocation = match cli::parse(std::env::args_os().skip(1)) {
         Ok(invocation) => invocation,
         Err(error) => {
-            Log::start("info", Format::Json);
+            let log = Log::start("info", Format::Json);
             error!(%error, "command line refused");
             leave_words(&error.to_string());
+            log.flush();
             return exit::USAGE.into();
         }
     };
@@ -46,8 +51,8 @@ fn main() -> ExitCode {
             Ok(if client.wait(what, timeout) { 0 } else { UNAVAILABLE })
         })
         .into(),
-        Verb::Drain { wait } => ask(&invocation, |client, config| {
-            say(&client.drain(wait, config.drain.grace)?);
+        Verb::Drain { wait } => ask(&invocation, |client, contact| {
+            say(&client.drain(wait, contact.grace)?);
             Ok(0)
         })
         .into(),
@@ -72,29 +77,50 @@ fn load(invocation: &Invocation) -> Result<Loaded, Refused> {
 }
 
 fn run(invocation: &Invocation) -> u8 {
-    let loaded = match load(invocation) {
-        Ok(loaded) => loaded,
-        Err(refused) => {
-            Log::start("info", Format::Json);
+    // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
+    // Only names are looked up elsewhere.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(LOOKUPS_MAX)
+        .build();
+    // Before anything else: a signal that nobody has taken yet is lost to PID 1.
+    let started = runtime.and_then(|runtime| {
+        let signals = runtime.block_on(async { Signals::take() })?;
+        Ok((runtime, signals))
+    });
+    let loaded = load(invocation);
+    let log = match &loaded {
+        Ok(Loaded { config, .. }) => Log::start(config.log_level, config.log_format),
+        Err(_) => Log::start("info", Format::Json),
+    };
+    let code = match (loaded, started) {
+        (Err(refused), _) => {
             for problem in refused.problems() {
                 error!(%problem, "configuration refused");
             }
             leave_words(&refused.to_string());
-            return exit::CONFIG;
+            exit::CONFIG
+        }
+        (Ok(_), Err(error)) => {
+            error!(%error, "failed to start the event loop, or to take over the signals");
+            OS_ERROR
+        }
+        (Ok(loaded), Ok((runtime, signals))) => {
+            log_settings(&loaded);
+            let again = || load(invocation);
+            let supervised = supervise::run(loaded, signals, log.clone(), &again);
+            let code = conclude(runtime.block_on(supervised));
+            // A lookup that hangs keeps nobody here.
+            runtime.shutdown_background();
+            code
         }
     };
-    let log = Log::start(loaded.config.log_level, loaded.config.log_format);
-    log_settings(&loaded);
-    // One thread does everything: the proxy dies with the thread that started it, and memory stays small.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            error!(%error, "failed to start the event loop");
-            return OS_ERROR;
-        }
-    };
-    match runtime.block_on(supervise::run(loaded, log, &|| load(invocation))) {
+    log.flush();
+    code
+}
+
+fn conclude(supervised: Result<u8, supervise::Error>) -> u8 {
+    match supervised {
         Ok(code) => {
             info!(code, "launcher leaves");
             code
@@ -107,16 +133,11 @@ fn run(invocation: &Invocation) -> u8 {
     }
 }
 
-/// Talks to the launcher that has the same settings.
-fn ask(invocation: &Invocation, question: impl FnOnce(&Client, &Config) -> io::Result<u8>) -> u8 {
-    let loaded = match load(invocation) {
-        Ok(loaded) => loaded,
-        Err(refused) => {
-            say_refused(&refused, invocation.json);
-            return exit::FAILURE;
-        }
-    };
-    let answer = Client::new(&loaded.config).and_then(|client| question(&client, &loaded.config));
+/// Talks to the launcher that runs here.
+fn ask(invocation: &Invocation, question: impl FnOnce(&Client, &Contact) -> io::Result<u8>) -> u8 {
+    let surroundings = Surroundings::of_this_process(None);
+    let contact = config::contact(config::process_environment(), &invocation.above, &surroundings);
+    let answer = Client::new(&contact).and_then(|client| question(&client, &contact));
     answer.unwrap_or_else(|error| {
         say(&format!("error: {error}"));
         exit::FAILURE

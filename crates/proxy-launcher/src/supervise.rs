@@ -65,9 +65,6 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
-    /// Signals cannot be received.
-    #[error("failed to take over signal handling")]
-    Signals(#[source] io::Error),
     /// The token cannot be left where it is to be found.
     #[error(
         "failed to write the token to {path}: let CLOUDSTATE_LAUNCHER_ADMIN_TOKEN_FILE name a file in a folder \
@@ -95,10 +92,10 @@ impl Error {
 /// [`Error`] when nothing has been started yet and nothing can be.
 pub async fn run(
     loaded: Loaded,
+    mut signals: Signals,
     log: Log,
     load: &dyn Fn() -> Result<Loaded, Refused>,
 ) -> Result<u8, Error> {
-    let mut signals = Signals::take().map_err(Error::Signals)?;
     if let Err(error) = process::adopt_orphans() {
         warn!(%error, "orphans of the proxy will not be reaped here");
     }

@@ -100,6 +100,7 @@ fn who_waits_for_the_drain_hears_of_the_end() {
     );
     let port = launcher.admin_port();
     let waits = thread::spawn(move || ask(port, "GET", "/wait-for-drain"));
+    launcher.await_connections(port, 1);
     launcher.signal(Signal::TERM);
     assert_eq!(waits.join().unwrap().unwrap(), (200, "done".to_owned()));
     assert_eq!(launcher.await_exit(), 0);

@@ -29,18 +29,20 @@ fn classes() -> &'static str {
 struct Jvm {
     setup: Setup,
     calls: u16,
+    management: u16,
 }
 
 fn jvm(setup: Setup) -> Jvm {
-    let calls = support::free_port();
+    let (calls, management) = (support::free_port(), support::free_port());
     let setup = setup
         .env("PATH", "/usr/bin:/bin")
         .env("CLOUDSTATE_LAUNCHER_KIND", "jvm")
         .env("CLOUDSTATE_LAUNCHER_CLASSPATH", classes())
         .env("CLOUDSTATE_LAUNCHER_MAIN_CLASS", "Proxy")
         .env("CLOUDSTATE_LAUNCHER_MEMORY_POLICY", "off")
+        .env("MANAGEMENT_PORT", &management.to_string())
         .env("HTTP_PORT", &calls.to_string());
-    Jvm { setup, calls }
+    Jvm { setup, calls, management }
 }
 
 impl Jvm {
@@ -92,10 +94,12 @@ fn a_jvm_that_leaves_is_started_again_whatever_its_code() {
 
 #[test]
 fn calls_under_way_end_before_the_jvm_does() {
-    let (mut launcher, calls) = jvm(launcher(&[])).start();
+    let setup = jvm(launcher(&[]));
+    let management = setup.management;
+    let (mut launcher, calls) = setup.start();
     let call = thread::spawn(move || get(calls, "/sleep?1000"));
     // The call must have arrived before the stop, or it would be refused rather than cut.
-    launcher.await_connections(calls, 1);
+    launcher.await_answer(management, "/under-way", "1");
     launcher.signal(Signal::TERM);
     assert_eq!(call.join().unwrap().as_deref(), Some("slept"));
     assert_eq!(launcher.await_exit(), 0);
@@ -104,8 +108,9 @@ fn calls_under_way_end_before_the_jvm_does() {
 #[test]
 fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
     const CALLS: usize = 50;
-    let (mut launcher, calls) =
-        jvm(launcher(&[])).env("TERMINATION_GRACE_PERIOD_SECONDS", "60").start();
+    let setup = jvm(launcher(&[])).env("TERMINATION_GRACE_PERIOD_SECONDS", "60");
+    let management = setup.management;
+    let (mut launcher, calls) = setup.start();
     let under_way: Vec<_> = (0..CALLS)
         .map(|_| {
             thread::spawn(move || {
@@ -114,7 +119,7 @@ fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
             })
         })
         .collect();
-    launcher.await_connections(calls, CALLS);
+    launcher.await_answer(management, "/under-way", &CALLS.to_string());
     launcher.signal(Signal::TERM);
     let mut last = None;
     for call in under_way {

@@ -218,7 +218,11 @@ fn f09_readiness_follows_the_user_function() {
     let mut listener = Some(listen());
     let launcher = beside_user_function(port).start();
     launcher.await_ready();
+    let mut tries = 0;
     let mut leave_and_return = || {
+        // It was asked just now; each try leaves at another point between two questions.
+        tries += 1;
+        std::thread::sleep(Duration::from_millis(170) * tries);
         listener = None;
         let gone = Instant::now();
         launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
@@ -554,7 +558,7 @@ fn f12_term_finds_a_way_out_of_every_state() {
     };
     let mut backoff = hour(launcher(&["--exit", "1"]));
     backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
-    let mut draining = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "3s").start();
+    let mut draining = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "8s").start();
     draining.await_ready();
     draining.signal(Signal::TERM);
     draining.await_metric("cloudstate_launcher_state{state=\"draining\"} 1");
@@ -598,6 +602,31 @@ fn f25_last_words_that_cannot_be_left_change_nothing() {
         let mut refused = launcher(&["--exit", "64"]).words_at(path).start();
         assert_eq!(refused.await_exit(), 78, "{path}");
     }
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing() {
+    let (_reader, mut pipe) = std::io::pipe().unwrap();
+    pipe.write_all("\n".repeat(64 << 10).as_bytes()).unwrap();
+    let mut launcher = launcher(SERVES).log_to(pipe).start();
+    launcher.await_ready();
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn helpers_ask_the_launcher_that_runs_whatever_has_become_of_the_settings() {
+    let setup = launcher(SERVES);
+    let file = setup.file("launcher.toml");
+    fs::write(&file, "[log]\nlevel = 'debug'\n").unwrap();
+    let mut launcher = setup.env("CLOUDSTATE_LAUNCHER_CONFIG", file.to_str().unwrap()).start();
+    launcher.await_ready();
+    fs::write(&file, "[proxy]\nkind = 'neither'\n").unwrap();
+    assert_eq!(launcher.command(&["probe", "alive"]), (0, "alive\n".to_owned()));
+    assert_eq!(launcher.command(&["check"]).0, 78);
+    assert_eq!(launcher.command(&["drain"]).0, 0);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
 }
 
 #[test]

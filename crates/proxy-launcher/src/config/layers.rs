@@ -142,7 +142,8 @@ impl Layers {
                     continue;
                 }
                 DeValue::String(text) => text.to_string(),
-                DeValue::Integer(number) => number.as_str().to_owned(),
+                // Another radix stays one, and is refused where a plain number is wanted.
+                DeValue::Integer(number) => number.to_string(),
                 DeValue::Float(number) => number.as_str().to_owned(),
                 DeValue::Boolean(switch) => switch.to_string(),
                 DeValue::Datetime(time) => time.to_string(),

@@ -1,7 +1,7 @@
 //! From one environment to a [`Config`]: each value by itself, then those that depend on each other.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    net::IpAddr,
     num::NonZeroU16,
     path::{Path, PathBuf},
     time::Duration,
@@ -13,7 +13,8 @@ use api::{
 };
 
 use super::{
-    Config, Drain, OnReturn, Pod, Ports, ProxyKind, Supervise, Surroundings, UserFunction, Wait,
+    Config, Contact, Drain, OnReturn, Pod, Ports, ProxyKind, Supervise, Surroundings, UserFunction,
+    Wait,
     names::{
         ADMIN_BIND, ADMIN_PORT, ADMIN_TOKEN_FILE, ALLOW_PLAINTEXT_STORE, BACKOFF_INITIAL,
         BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN,
@@ -48,14 +49,9 @@ pub(super) fn config(
         namespace: reader.read_optional(env::POD_NAMESPACE, value::text),
         ip: reader.read_optional(env::POD_IP, value::address),
     };
-    // A pod with an IPv6 address may have no other; `::` listens on both kinds.
-    let everywhere = match pod.ip {
-        Some(IpAddr::V6(_)) => IpAddr::from(Ipv6Addr::UNSPECIFIED),
-        _ => IpAddr::from(Ipv4Addr::UNSPECIFIED),
-    };
     let kind = kind(reader, surroundings);
     let config = Config {
-        admin_bind: reader.read(ADMIN_BIND, &everywhere.to_string(), value::address),
+        admin_bind: reader.read(ADMIN_BIND, everywhere(pod.ip), value::address),
         admin_token_file: reader.read_optional(ADMIN_TOKEN_FILE, value::absolute_path),
         merge_metrics: reader
             .read(MERGE_METRICS, "off", |text| one_of(text, &[("off", false), ("proxy", true)])),
@@ -78,6 +74,21 @@ pub(super) fn config(
     port_conflicts(&config, reader);
     store(reader, &config);
     config
+}
+
+pub(super) fn contact(reader: &mut Reader) -> Contact {
+    let ip = reader.read_optional(env::POD_IP, value::address);
+    Contact {
+        bind: reader.read(ADMIN_BIND, everywhere(ip), value::address),
+        port: reader.read_port(ADMIN_PORT, port::ADMIN),
+        token_file: reader.read_optional(ADMIN_TOKEN_FILE, value::absolute_path),
+        grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
+    }
+}
+
+/// A pod with an IPv6 address may have no other; `::` listens on both kinds.
+fn everywhere(pod: Option<IpAddr>) -> &'static str {
+    if matches!(pod, Some(IpAddr::V6(_))) { "::" } else { "0.0.0.0" }
 }
 
 fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
@@ -211,7 +222,7 @@ fn drain(reader: &mut Reader, kind: &ProxyKind) -> Drain {
     let mut drain = Drain {
         grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
         pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
-        kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", value::pause),
+        kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", kill_margin),
         is_told: matches!(kind, ProxyKind::Native),
     };
     let pre_delay_max =
@@ -246,6 +257,19 @@ fn drain(reader: &mut Reader, kind: &ProxyKind) -> Drain {
         ));
     }
     drain
+}
+
+/// Burying what was killed and last words take their time, too.
+fn kill_margin(text: &str) -> Result<Duration, Refusal> {
+    const MIN: Duration = Duration::from_millis(500);
+    let margin = value::duration(text)?;
+    if margin < MIN {
+        return Err(Refusal {
+            kind: Kind::OutOfRange,
+            expected: format!("at least {MIN:?}, for burying what was killed"),
+        });
+    }
+    Ok(margin)
 }
 
 /// All containers of a pod share one network, so each port can be had once.

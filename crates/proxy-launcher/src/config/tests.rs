@@ -276,6 +276,18 @@ fn layered(
 }
 
 #[test]
+fn a_number_of_another_radix_is_no_plain_number() {
+    let refused = layered("[supervise]\nbudget = 0x10\n", &[], &[]).unwrap_err().problems();
+    assert_eq!((refused[0].kind, refused[0].value.as_str()), (Kind::InvalidInteger, "0x10"));
+}
+
+#[test]
+fn some_of_the_grace_period_is_left_for_burying_what_was_killed() {
+    let refused = refused(&[("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "499ms")]);
+    assert!(refused[0].contains("at least 500ms"), "{refused:?}");
+}
+
+#[test]
 fn the_stronger_layer_wins_and_every_value_knows_where_it_comes_from() {
     let file = "[drain]\npre_delay = '1s'\nkill_margin = '3s'\n[admin]\nport = 8_000\n[supervise]\nbudget = 7\n";
     let pairs =

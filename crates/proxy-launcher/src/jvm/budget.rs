@@ -61,7 +61,8 @@ impl Budget {
     /// All of it.
     pub fn total(&self) -> u64 {
         let Self { heap, direct, code_cache, metaspace, threads, collector, .. } = self;
-        heap + direct + code_cache + metaspace + threads + collector + BASE + LAUNCHER
+        let parts = [heap, direct, code_cache, metaspace, threads, collector, &BASE, &LAUNCHER];
+        parts.into_iter().fold(0, |sum, part| u64::saturating_add(sum, *part))
     }
 
     /// The largest heap that the limit has room for beside the rest, in steps of 16 MiB.

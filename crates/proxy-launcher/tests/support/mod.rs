@@ -7,7 +7,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::{OsStr, OsString},
     fs::{self, File},
-    io::{self, Read, Write},
+    io::{self, PipeWriter, Read, Write},
     net::{TcpListener, TcpStream},
     path::PathBuf,
     process::{Child, Command, Stdio},
@@ -32,6 +32,7 @@ pub(crate) struct Setup {
     folder: TempDir,
     admin_port: u16,
     words: Option<PathBuf>,
+    log: Option<PipeWriter>,
     is_wrapped: bool,
 }
 
@@ -61,7 +62,8 @@ pub(crate) fn launcher_at(program: &str, starter: &[&str], script: &[&str]) -> S
     let line = [starter, &[program, "--"], script].concat();
     let mut command = Command::new(line[0]);
     command.env_clear().args(&line[1..]);
-    let setup = Setup { command, folder, admin_port, words: None, is_wrapped: false };
+    let (words, log) = (None, None);
+    let setup = Setup { command, folder, admin_port, words, log, is_wrapped: false };
     setup
         .env("CLOUDSTATE_LAUNCHER_COMMAND", PROXY)
         .env("CLOUDSTATE_LAUNCHER_ADMIN_BIND", "127.0.0.1")
@@ -99,6 +101,11 @@ impl Setup {
         Self { is_wrapped: true, ..self }
     }
 
+    /// Logs there rather than into the file that [`Launcher::raw_log`] reads.
+    pub(crate) fn log_to(self, log: PipeWriter) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
     /// Leaves last words somewhere else.
     pub(crate) fn words_at(self, path: &str) -> Self {
         Self { words: Some(path.into()), ..self }
@@ -112,7 +119,10 @@ impl Setup {
             words
         });
         self.command.env("CLOUDSTATE_TERMINATION_PATH", words).stdin(Stdio::null());
-        self.command.stdout(log.try_clone().unwrap()).stderr(log);
+        match self.log.take() {
+            Some(pipe) => self.command.stdout(pipe.try_clone().unwrap()).stderr(pipe),
+            None => self.command.stdout(log.try_clone().unwrap()).stderr(log),
+        };
         let process = self.command.spawn().unwrap();
         let owned = |(name, value): (&OsStr, Option<&OsStr>)| {
             value.map(|value| (name.to_owned(), value.to_owned()))
@@ -224,6 +234,12 @@ impl Launcher {
             });
             (found.count() >= count).then_some(())
         });
+    }
+
+    /// Waits until somebody answers so on a port.
+    #[track_caller]
+    pub(crate) fn await_answer(&self, port: u16, path: &str, wanted: &str) {
+        self.eventually(wanted, || (get(port, path)?.trim() == wanted).then_some(()));
     }
 
     /// Waits for the fake's orphan.
