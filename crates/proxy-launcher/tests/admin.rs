@@ -272,3 +272,18 @@ fn f29_where_loopback_is_not_the_pod_alone_control_wants_the_token() {
     assert_eq!(with_token("DELETE", "/drain"), 202);
     assert_eq!(launcher.command(&["drain"]).0, 0, "the command finds it");
 }
+
+#[test]
+fn helpers_ask_the_launcher_that_runs_whatever_has_become_of_the_settings() {
+    let setup = launcher(&[]);
+    let file = setup.file("launcher.toml");
+    fs::write(&file, "[log]\nlevel = 'debug'\n").unwrap();
+    let mut launcher = setup.env("CLOUDSTATE_LAUNCHER_CONFIG", file.to_str().unwrap()).start();
+    launcher.await_ready();
+    fs::write(&file, "[proxy]\nkind = 'neither'\n").unwrap();
+    assert_eq!(launcher.command(&["probe", "alive"]), (0, "alive\n".to_owned()));
+    assert_eq!(launcher.command(&["check"]).0, 78);
+    assert_eq!(launcher.command(&["drain"]).0, 0);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+}

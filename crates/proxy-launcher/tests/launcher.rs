@@ -615,21 +615,6 @@ fn a_log_that_nobody_reads_stops_nothing() {
 }
 
 #[test]
-fn helpers_ask_the_launcher_that_runs_whatever_has_become_of_the_settings() {
-    let setup = launcher(SERVES);
-    let file = setup.file("launcher.toml");
-    fs::write(&file, "[log]\nlevel = 'debug'\n").unwrap();
-    let mut launcher = setup.env("CLOUDSTATE_LAUNCHER_CONFIG", file.to_str().unwrap()).start();
-    launcher.await_ready();
-    fs::write(&file, "[proxy]\nkind = 'neither'\n").unwrap();
-    assert_eq!(launcher.command(&["probe", "alive"]), (0, "alive\n".to_owned()));
-    assert_eq!(launcher.command(&["check"]).0, 78);
-    assert_eq!(launcher.command(&["drain"]).0, 0);
-    launcher.signal(Signal::TERM);
-    assert_eq!(launcher.await_exit(), 0);
-}
-
-#[test]
 fn f26_secrets_show_nowhere() {
     const SECRETS: [&str; 2] = ["hunter2hunter2", "swordfish-swordfish"];
     let flag = format!("-Dstore.password={}", SECRETS[1]);
