@@ -21,15 +21,15 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
-    task::{AbortHandle, JoinSet},
+    task::{self, AbortHandle, JoinSet},
     time,
 };
 use tracing::{debug, warn};
 
 pub use self::desk::{Desk, Order, TOKEN_HEADER};
 
-/// The oldest connection gives way to the newest beyond this, so that clients who connect and say nothing
-/// cannot keep the kubelet out.
+/// The oldest connection gives way to the newest beyond this, and first of all one that has asked nothing, so
+/// that clients who connect and say nothing keep out neither the kubelet nor who waits for an answer.
 const CONNECTIONS_MAX: usize = 64;
 /// One question, one answer, no keep-alive: a slow client costs this long and no more, apart from the time that
 /// it was made to wait.
@@ -44,25 +44,30 @@ const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(1);
 /// Dropping it closes every connection.
 pub async fn serve(listener: TcpListener, desk: Desk) {
     let mut connections = JoinSet::new();
-    let mut oldest_first = VecDeque::with_capacity(CONNECTIONS_MAX);
+    let mut oldest_first: VecDeque<Visit> = VecDeque::with_capacity(CONNECTIONS_MAX);
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => {
                 while connections.try_join_next().is_some() {}
-                oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
-                if oldest_first.len() == CONNECTIONS_MAX
-                    && let Some(oldest) = oldest_first.pop_front()
-                {
-                    oldest.abort();
+                oldest_first.retain(|visit| !visit.task.is_finished());
+                if oldest_first.len() == CONNECTIONS_MAX {
+                    let silent = |visit: &Visit| !visit.has_asked.load(Ordering::Relaxed);
+                    let given_up = oldest_first.iter().position(silent).unwrap_or(0);
+                    if let Some(visit) = oldest_first.remove(given_up) {
+                        visit.task.abort();
+                    }
                 }
-                let connection = connections.spawn(answer_one(stream, peer.ip(), desk.clone()));
-                oldest_first.push_back(connection);
+                let has_asked = Arc::new(AtomicBool::new(false));
+                let answer = answer_one(stream, peer.ip(), desk.clone(), Arc::clone(&has_asked));
+                oldest_first.push_back(Visit { task: connections.spawn(answer), has_asked });
+                // Those that were taken have their turn before more are.
+                task::yield_now().await;
             }
             Err(error) => {
                 warn!(%error, "failed to accept an admin connection");
                 // Out of file descriptors: the oldest connection has had its time.
                 if let Some(oldest) = oldest_first.pop_front() {
-                    oldest.abort();
+                    oldest.task.abort();
                 }
                 time::sleep(PAUSE_AFTER_ACCEPT_ERROR).await;
             }
@@ -70,13 +75,20 @@ pub async fn serve(listener: TcpListener, desk: Desk) {
     }
 }
 
-async fn answer_one<S>(stream: S, peer: IpAddr, desk: Desk)
+/// A connection.
+struct Visit {
+    task: AbortHandle,
+    has_asked: Arc<AtomicBool>,
+}
+
+async fn answer_one<S>(stream: S, peer: IpAddr, desk: Desk, has_asked: Arc<AtomicBool>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let waits = Arc::new(AtomicBool::new(false));
     let made_to_wait = Arc::clone(&waits);
     let service = service_fn(move |request: Request<Incoming>| {
+        has_asked.store(true, Ordering::Relaxed);
         let (desk, waits) = (desk.clone(), Arc::clone(&made_to_wait));
         async move {
             waits.store(true, Ordering::Relaxed);

@@ -107,6 +107,21 @@ fn who_waits_for_the_drain_hears_of_the_end() {
 }
 
 #[test]
+fn silent_clients_do_not_take_the_answer_of_who_waits() {
+    let mut launcher = launcher(&[]).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "4s").start();
+    launcher.await_ready();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "");
+    let port = launcher.admin_port();
+    let waits = thread::spawn(move || ask(port, "GET", "/wait-for-drain"));
+    launcher.await_connections(port, 1);
+    let silent: Vec<_> = (0..200).map_while(|_| launcher.connect().ok()).collect();
+    assert_eq!(waits.join().unwrap().unwrap(), (200, "done".to_owned()));
+    assert_eq!(launcher.await_exit(), 0);
+    drop(silent);
+}
+
+#[test]
 fn quit_leaves_without_the_delay() {
     let mut launcher = launcher(&[])
         .env("TERMINATION_GRACE_PERIOD_SECONDS", "600")

@@ -148,7 +148,7 @@ fn f27_whatever_bytes_come_the_answer_is_one_or_none() {
             let (mut client, server) = duplex(64 * 1024);
             client.write_all(&request).await.unwrap();
             client.shutdown().await.unwrap();
-            answer_one(server, POD, office.desk.clone()).await;
+            answer_one(server, POD, office.desk.clone(), Arc::default()).await;
             let mut answer = Vec::new();
             client.read_to_end(&mut answer).await.unwrap();
             answer
