@@ -5,6 +5,8 @@ use std::time::Duration;
 use anyhow::Context;
 use kube::{Client, Config};
 
+use crate::planted::{self, Bug};
+
 /// Without it, connections whose packets vanish are waited on for ever. Watches end by themselves
 /// before it, see [`WATCH_SECONDS`].
 const READ_TIMEOUT: Duration = Duration::from_secs(20);
@@ -19,7 +21,7 @@ pub(crate) const WATCH_SECONDS: u32 = 15;
 /// When credentials or certificates cannot be used.
 pub fn connect(mut config: Config) -> kube::Result<Client> {
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    config.read_timeout = Some(READ_TIMEOUT);
+    config.read_timeout = (!planted::is(Bug::NoReadTimeout)).then_some(READ_TIMEOUT);
     config.reset_reader_on_write = true;
     Client::try_from(config)
 }

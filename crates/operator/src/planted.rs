@@ -40,6 +40,10 @@ pub enum Bug {
     DyingServed,
     /// A reconcile that failed is not tried again.
     FailureForgotten,
+    /// What nobody answers is waited for without end.
+    NoReadTimeout,
+    /// A watch that failed makes all others wait with it.
+    OneBackOff,
 }
 
 /// Whether this bug is planted.
@@ -49,17 +53,28 @@ pub(crate) const fn is(_bug: Bug) -> bool {
     false
 }
 
+/// What all watches wait for in turn under [`Bug::OneBackOff`].
+#[cfg(not(feature = "planted"))]
+#[inline]
+pub(crate) fn one_back_off() -> std::future::Ready<Option<std::convert::Infallible>> {
+    std::future::ready(None)
+}
+
 #[cfg(feature = "planted")]
 pub use switch::plant;
 
 #[cfg(feature = "planted")]
-pub(crate) use switch::is;
+pub(crate) use switch::{is, one_back_off};
 
 #[cfg(feature = "planted")]
 mod switch {
     use std::cell::Cell;
 
+    use tokio::sync::{Mutex, MutexGuard};
+
     use super::Bug;
+
+    static BACK_OFF: Mutex<()> = Mutex::const_new(());
 
     thread_local! {
         static PLANTED: Cell<Option<Bug>> = const { Cell::new(None) };
@@ -68,6 +83,11 @@ mod switch {
     /// Whether this bug is planted.
     pub(crate) fn is(bug: Bug) -> bool {
         PLANTED.get() == Some(bug)
+    }
+
+    /// What all watches wait for in turn under [`Bug::OneBackOff`].
+    pub(crate) async fn one_back_off() -> Option<MutexGuard<'static, ()>> {
+        if is(Bug::OneBackOff) { Some(BACK_OFF.lock().await) } else { None }
     }
 
     /// Plants a bug in what this thread does from here on.

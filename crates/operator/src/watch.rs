@@ -109,11 +109,13 @@ impl Watches {
                     warn!(%kind, scope = self.scope, error = %Chain(&error), retry_in = ?delay, "watch failed");
                     self.metrics.watch_failed(&kind);
                     self.readiness.watch_failed(&watched, is_forbidden(&error));
+                    let _alone = planted::one_back_off().await;
                     tokio::time::sleep(delay).await;
                     delay = (delay * 2).min(RETRY_DELAY_MAX);
                     continue;
                 }
             };
+            let _ = planted::one_back_off().await;
             // A list that fails is announced like one that works.
             if !matches!(event, Event::Init) {
                 delay = RETRY_DELAY_MIN;

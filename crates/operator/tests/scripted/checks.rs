@@ -294,6 +294,9 @@ pub(crate) async fn a_service_on_its_way_out_gets_nothing_new() {
     assert!(server.with(|store| store.get(&deployment)).is_none(), "its Deployment is back");
 }
 
+/// After so long everything was looked at once more, whatever was said about it.
+const LOOKED_AT_AGAIN: Duration = Duration::from_mins(16);
+
 /// Whatever a call ends with, the end is the same, by the same operator.
 pub(crate) async fn every_way_to_fail_is_got_over() {
     let cart =
@@ -303,7 +306,7 @@ pub(crate) async fn every_way_to_fail_is_got_over() {
     settle(&fresh, PLAIN).await;
     let expected = objects(&fresh);
     let mut faults = vec![Fault::Lost, Fault::ReplyLost, Fault::Hangs, Fault::ReplyHangs];
-    faults.extend([409, 410, 429, 500].map(Fault::Refused));
+    faults.extend([409, 410, 422, 429, 500].map(Fault::Refused));
     for fault in faults {
         for kind in ["Service", "PodDisruptionBudget", "Deployment", "StatefulService"] {
             let server = holding(&[]);
@@ -319,6 +322,10 @@ pub(crate) async fn every_way_to_fail_is_got_over() {
                     is_it.then_some(fault)
                 });
                 server.with(|store| drop(store.put(&cart())));
+                if fault == Fault::Refused(422) {
+                    // What is said against an object holds until it is another: it is not asked again soon.
+                    tokio::time::sleep(LOOKED_AT_AGAIN).await;
+                }
                 rest(&connection).await;
             })
             .await;

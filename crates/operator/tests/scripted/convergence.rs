@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use scripted_api::{Call, Fault, Server, Store};
 
 use crate::scenarios::{Scenario, all};
-use crate::world::{Settings, assert_same, empty, objects, rest, run_during, settle, writes};
+use crate::world::{
+    Settings, assert_same, empty, objects, on_all_processors, rest, run_during, settle, writes,
+};
 
 /// Fewer than these would mean that calls were not counted.
 const PLANS_MIN: usize = 1_000;
@@ -99,23 +101,11 @@ async fn crash_everywhere(scenario: &Scenario) -> usize {
 #[test]
 fn a_crash_at_any_call_ends_where_no_crash_ends() {
     let begin = Instant::now();
-    let (next, plans) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let plans = AtomicUsize::new(0);
     let scenarios = all().len();
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let runtime = tokio::runtime::Builder::new_current_thread()
-                    .enable_all()
-                    .start_paused(true)
-                    .build()
-                    .unwrap();
-                while let Some(scenario) = all().get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let count = runtime.block_on(crash_everywhere(scenario));
-                    plans.fetch_add(count, Ordering::Relaxed);
-                }
-            });
-        }
+    on_all_processors(scenarios, async |number| {
+        let count = crash_everywhere(&all()[number]).await;
+        plans.fetch_add(count, Ordering::Relaxed);
     });
     let plans = plans.into_inner();
     println!("{plans} crashes in {scenarios} scenarios, {:?}", begin.elapsed());

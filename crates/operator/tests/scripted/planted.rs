@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use operator::{Bug, plant};
 
-use crate::checks;
+use crate::{checks, traps};
 
 #[track_caller]
 fn caught<F: Future<Output = ()>>(bug: Bug, check: impl FnOnce() -> F) {
@@ -25,15 +25,16 @@ fn caught<F: Future<Output = ()>>(bug: Bug, check: impl FnOnce() -> F) {
 }
 
 macro_rules! caught {
-    ($($bug:ident by $check:ident,)*) => {$(
+    ($from:ident: $($bug:ident by $check:ident,)*) => {$(
         #[test]
         fn $check() {
-            caught(Bug::$bug, checks::$check);
+            caught(Bug::$bug, $from::$check);
         }
     )*};
 }
 
 caught! {
+    checks:
     OwnershipSkipped by objects_of_others_are_left_alone,
     StatusEachTime by nothing_is_written_at_rest,
     OrphansForgotten by what_is_needed_no_more_goes,
@@ -51,10 +52,17 @@ caught! {
     FailureForgotten by every_way_to_fail_is_got_over,
 }
 
+caught! {
+    traps:
+    NoReadTimeout by what_nobody_answers_is_given_up,
+    OneBackOff by a_watch_that_fails_for_ever_delays_no_other,
+}
+
 mod each_time {
     use super::*;
 
     caught! {
+        checks:
         ApplyEachTime by nothing_is_written_at_rest,
     }
 }

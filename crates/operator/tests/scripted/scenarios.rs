@@ -1,5 +1,9 @@
 //! What users do, from one state of rest to the next.
 
+use std::collections::BTreeSet;
+
+use api::StatefulService;
+use kube::CustomResourceExt;
 use scripted_api::Store;
 use serde_json::{Value, json};
 
@@ -93,6 +97,18 @@ pub(crate) fn all() -> Vec<Scenario> {
             let after = service("cart", &after);
             all.push(Scenario::new(name, PLAIN, before, move |store| drop(store.put(&after))));
         }
+        if field == "datastore" {
+            continue;
+        }
+        let stored = |spec: Value| {
+            let mut stored = service("cart", &spec);
+            stored["spec"]["datastore"] = json!({ "name": "memory" });
+            stored
+        };
+        let name = format!("{field} is set beside a store");
+        let before = vec![memory(), stored(json!({}))];
+        let after = stored(json!({ field: value }));
+        all.push(Scenario::new(name, PLAIN, before, move |store| drop(store.put(&after))));
     }
     all
 }
@@ -300,4 +316,14 @@ fn around() -> Vec<Scenario> {
             },
         ),
     ]
+}
+
+#[test]
+fn every_field_of_a_service_is_changed() {
+    let definition = serde_json::to_value(StatefulService::crd()).unwrap();
+    let schema = &definition["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let known = schema["properties"]["spec"]["properties"].as_object().unwrap();
+    let known: BTreeSet<_> = known.keys().map(String::as_str).collect();
+    let changed: BTreeSet<_> = fields().into_iter().map(|(field, _)| field).collect();
+    assert_eq!(changed, known);
 }

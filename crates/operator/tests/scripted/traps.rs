@@ -4,6 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::core::v1::Namespace;
+use kube::Api;
+use kube::api::ListParams;
 use operator::connect;
 use scripted_api::{Fault, Relay, Server, Verb};
 use serde_json::{Value, json};
@@ -86,8 +89,18 @@ async fn after_silence_it_goes_on_though_nobody_says_that_the_connection_is_dead
     assert!(wired.tasks.try_join_next().is_none());
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_watch_that_fails_for_ever_delays_no_other() {
+/// A list, which nothing bounds but the connection's own timeout.
+pub(crate) async fn what_nobody_answers_is_given_up() {
+    // The kernel takes connections and bytes, and nobody ever looks at them.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap()).parse().unwrap();
+    let api = Api::<Namespace>::all(connect(kube::Config::new(url)).unwrap());
+    let everything = ListParams::default();
+    let ended = tokio::time::timeout(Duration::from_mins(1), api.list(&everything)).await;
+    assert!(ended.expect("a call is waited for without end").is_err());
+}
+
+pub(crate) async fn a_watch_that_fails_for_ever_delays_no_other() {
     let server = Server::new(empty());
     server.with(|store| drop(store.put(&with_image("cart:1"))));
     let connection = server.connect();
@@ -152,4 +165,14 @@ async fn an_object_that_nobody_can_read_stops_no_other() {
         assert!(followed.is_ok(), "one malformed object stops the next list");
     })
     .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn others_go_on_while_a_watch_fails() {
+    a_watch_that_fails_for_ever_delays_no_other().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_has_an_end() {
+    what_nobody_answers_is_given_up().await;
 }

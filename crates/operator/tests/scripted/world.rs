@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::pin;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use operator::Environment;
@@ -67,6 +67,31 @@ pub(crate) async fn run_during<T>(
         done = &mut until => done,
         ended = &mut operator => panic!("the operator ended: {ended:?}"),
     }
+}
+
+/// Does the work for each number below `count`, in turn on as many threads as there are processors. Each
+/// thread has a clock of its own, which jumps to where something is due.
+pub(crate) fn on_all_processors(count: usize, work: impl AsyncFn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .start_paused(true)
+                    .build()
+                    .unwrap();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        return;
+                    }
+                    runtime.block_on(work(number));
+                }
+            });
+        }
+    });
 }
 
 /// Writes so far, but for the Lease, which never rests.
