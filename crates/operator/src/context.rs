@@ -155,14 +155,28 @@ const WRITES_WINDOW: Duration = Duration::from_secs(10);
 
 /// Counts the writes of each object within a window of time, by kind, namespace and name.
 #[derive(Debug, Default)]
-pub(crate) struct Pace(Mutex<HashMap<String, (Instant, u32)>>);
+pub(crate) struct Pace(Mutex<Windows>);
+
+#[derive(Debug, Default)]
+struct Windows {
+    writes: HashMap<String, (Instant, u32)>,
+    /// When those that are over were forgotten last: once for each window, since it takes a look at all.
+    tidied: Option<Instant>,
+}
 
 impl Pace {
     /// Whether one more write is in order.
     pub(crate) fn allows(&self, object: String, now: Instant) -> bool {
         let mut windows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        windows.retain(|_, (start, _)| now.duration_since(*start) < WRITES_WINDOW);
-        let (_, count) = windows.entry(object).or_insert((now, 0));
+        let is_over = |start: Instant| now.duration_since(start) >= WRITES_WINDOW;
+        if windows.tidied.is_none_or(is_over) {
+            windows.writes.retain(|_, (start, _)| !is_over(*start));
+            windows.tidied = Some(now);
+        }
+        let (start, count) = windows.writes.entry(object).or_insert((now, 0));
+        if is_over(*start) {
+            (*start, *count) = (now, 0);
+        }
         *count += 1;
         *count <= WRITES_MAX
     }

@@ -100,7 +100,7 @@ where
         let reference = ObjectRef::from_obj(&*object).to_string();
         let reconciled = reconcile(object, Arc::clone(&context));
         Box::pin(async move {
-            context.metrics.begins(kind::<K>(), reference);
+            context.metrics.begins(kind::<K>(), &reference);
             let begin = Instant::now();
             let result = reconciled.await;
             let word = result.as_ref().map_or_else(Error::word, |_| "ok");

@@ -1,6 +1,6 @@
 //! What is counted, for Prometheus; `docs/operator.md` lists it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -47,8 +47,8 @@ struct Shared {
     reconciles: Family<Ended, Counter>,
     durations: Family<OfKind, Histogram, fn() -> Histogram>,
     pending: Family<OfKind, Gauge>,
-    /// What is in `pending`, so that nothing is counted twice.
-    waiting: Mutex<HashSet<(&'static str, String)>>,
+    /// What is in `pending`, by kind, so that nothing is counted twice.
+    waiting: Mutex<HashMap<&'static str, HashSet<String>>>,
     applies: Family<Looked, Counter>,
     watch_errors: Family<OfKind, Counter>,
     cached: Family<InScope, Gauge>,
@@ -118,11 +118,11 @@ impl Metrics {
     }
 
     pub(crate) fn waits(&self, kind: &'static str, object: String) {
-        self.with_waiting(kind, |waiting| waiting.insert((kind, object)));
+        self.with_waiting(kind, |waiting| waiting.insert(object));
     }
 
-    pub(crate) fn begins(&self, kind: &'static str, object: String) {
-        self.with_waiting(kind, |waiting| waiting.remove(&(kind, object)));
+    pub(crate) fn begins(&self, kind: &'static str, object: &str) {
+        self.with_waiting(kind, |waiting| waiting.remove(object));
     }
 
     /// Nothing waits any more, since another replica leads.
@@ -131,14 +131,11 @@ impl Metrics {
         self.0.pending.clear();
     }
 
-    fn with_waiting(
-        &self,
-        kind: &'static str,
-        change: impl FnOnce(&mut HashSet<(&'static str, String)>) -> bool,
-    ) {
+    fn with_waiting(&self, kind: &'static str, change: impl FnOnce(&mut HashSet<String>) -> bool) {
         let mut waiting = self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if change(&mut waiting) {
-            let count = waiting.iter().filter(|(other, _)| *other == kind).count();
+        let waiting = waiting.entry(kind).or_default();
+        if change(waiting) {
+            let count = waiting.len();
             let of_kind = OfKind { kind: kind.to_owned() };
             self.0.pending.get_or_create(&of_kind).set(count.try_into().unwrap_or(i64::MAX));
         }
@@ -213,7 +210,7 @@ mod tests {
         metrics.waits("StatefulService", "shop/cart".to_owned());
         metrics.waits("StatefulService", "shop/stock".to_owned());
         waiting(2);
-        metrics.begins("StatefulService", "shop/cart".to_owned());
+        metrics.begins("StatefulService", "shop/cart");
         waiting(1);
     }
 

@@ -166,7 +166,10 @@ fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Turn> {
         let same = |other: &Condition| other.status == now.status && other.reason == now.reason;
         let only_when_false = [kind::STATEFUL_STORE_VALID, kind::RESOURCES_AVAILABLE];
         let as_it_should_be = now.status == "True" && only_when_false.contains(&kind);
-        if before.is_some_and(same) || now.status == "Unknown" || as_it_should_be {
+        // What was created, changed or started anew is told by itself, and that it then takes a while is
+        // not worth another event.
+        let is_under_way = now.reason == reason::PROGRESSING;
+        if before.is_some_and(same) || now.status == "Unknown" || as_it_should_be || is_under_way {
             continue;
         }
         // Of a warning, the type is the better word than the reason.
@@ -187,12 +190,8 @@ fn turned(previous: &[Condition], current: &[Condition]) -> Vec<Turn> {
 }
 
 fn severity(condition: &Condition) -> EventType {
-    let harmless = [
-        reason::PROGRESSING,
-        reason::NO_READY_REPLICAS,
-        contract::reason::PROXY_STARTING,
-        contract::reason::DRAINING,
-    ];
+    let harmless =
+        [reason::NO_READY_REPLICAS, contract::reason::PROXY_STARTING, contract::reason::DRAINING];
     if condition.status == "True" || harmless.contains(&condition.reason.as_str()) {
         EventType::Normal
     } else {
@@ -241,5 +240,7 @@ mod tests {
         assert_eq!(reasons(&[], &bad), ["StoreInvalid"]);
         assert!(reasons(&bad, &bad).is_empty());
         assert_eq!(reasons(&bad, &good), ["Available"]);
+        let starting = [condition("Ready", "False", "Progressing", "0 of 1 pods")];
+        assert!(reasons(&[], &starting).is_empty());
     }
 }
