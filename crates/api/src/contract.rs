@@ -43,6 +43,9 @@ pub mod annotation {
     pub const CLUSTER_PROTOCOL: &str = "cloudstate.io/cluster-protocol";
     /// On a Deployment, while pods that speak another protocol give way: they go before new ones come.
     pub const REPLACING: &str = "cloudstate.io/replacing";
+    /// On a Deployment one of whose pods came without what makes an init container stay: its sidecar is a
+    /// container instead, as long as this is there.
+    pub const SIDECAR_STRIPPED: &str = "cloudstate.io/native-sidecar-stripped";
     /// On a Namespace: [`WATCH_DISABLED`] keeps the operator out of it.
     pub const WATCH: &str = "cloudstate.io/watch";
     /// Value of [`WATCH`].

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use api::contract::container;
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 use kube::ResourceExt;
 use kube::runtime::reflector::ObjectRef;
 use translate::{Inputs, Observed, Plan};
@@ -20,7 +21,13 @@ pub(crate) fn inputs(ctx: &Context, service: &StatefulService) -> Inputs {
         let reference = ObjectRef::<StatefulStore>::new(&datastore.name).within(&namespace);
         caches.stores.get(&reference).map(Arc::unwrap_or_clone)
     });
-    let deployment = deployment(caches, service).map(|found| Observed::of(&found));
+    let deployment = deployment(caches, service).map(|found| {
+        let observed = Observed::of(&found);
+        Observed {
+            is_stripped: observed.is_stripped || is_stripped(caches, service, &found),
+            ..observed
+        }
+    });
     Inputs { store, deployment, native_sidecars: ctx.server.has_native_sidecars() }
 }
 
@@ -31,6 +38,23 @@ pub(crate) fn deployment(caches: &Caches, service: &StatefulService) -> Option<A
     let found = caches.deployments.get(&ObjectRef::new(&name).within(&namespace))?;
     let uid = service.uid()?;
     is_owned_by(&found.metadata, &uid).then_some(found)
+}
+
+/// Whether a sidecar was to be an init container that stays, and is one in some pod that has to end before
+/// the user function starts.
+fn is_stripped(caches: &Caches, service: &StatefulService, deployment: &Deployment) -> bool {
+    let template = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    // Pods are many, and mostly not worth a look.
+    let is_wanted = template.and_then(init_sidecar).is_some();
+    is_wanted
+        && pods(caches, service).iter().any(|pod| {
+            let sidecar = pod.spec.as_ref().and_then(init_sidecar);
+            sidecar.is_some_and(|sidecar| sidecar.restart_policy.is_none())
+        })
+}
+
+fn init_sidecar(pod: &PodSpec) -> Option<&Container> {
+    pod.init_containers.iter().flatten().find(|each| each.name == container::SIDECAR)
 }
 
 /// The service's pods as last seen.

@@ -27,6 +27,9 @@ pub struct Observed {
     pub protocol: Option<String>,
     /// Whether pods of another protocol are still giving way to those of the newest template.
     pub is_replacing: bool,
+    /// Whether something that changes pods on their way has taken from one of them what makes its sidecar an
+    /// init container that stays. Without that the pod would wait for the sidecar's end for ever.
+    pub is_stripped: bool,
 }
 
 impl Observed {
@@ -42,6 +45,7 @@ impl Observed {
                 .cloned(),
             is_replacing: deployment.annotations().contains_key(annotation::REPLACING)
                 && !is_rolled_out(deployment),
+            is_stripped: deployment.annotations().contains_key(annotation::SIDECAR_STRIPPED),
         }
     }
 }

@@ -57,6 +57,8 @@ pub(crate) enum Place {
     Container,
     /// As an init container that stays: there before the user function, and until after it.
     InitContainer,
+    /// As [`Self::Container`], since a pod came without what makes an init container stay.
+    Stripped,
 }
 
 /// What the pods run as.

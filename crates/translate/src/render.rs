@@ -21,8 +21,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use kube::Resource;
 use serde::Serialize;
 
-use crate::Plan;
 use crate::settings::Settings;
+use crate::{Plan, sidecar};
 
 pub use self::account::{POD_READER, binding_name};
 pub(crate) use self::pod::SSL_VOLUME;
@@ -110,6 +110,7 @@ impl Object {
 
 /// Renders everything that the plan asks for.
 pub fn render(settings: &Settings, plan: &Plan) -> Objects {
+    let sidecar = sidecar::container(settings, plan);
     Objects {
         service_account: account::service_account(plan).map(Box::new),
         role: account::role(settings, plan).map(Box::new),
@@ -117,7 +118,7 @@ pub fn render(settings: &Settings, plan: &Plan) -> Objects {
         service: Box::new(service::render(settings, plan)),
         network_policy: network_policy::render(settings, plan).map(Box::new),
         disruption_budget: disruption_budget::render(plan).map(Box::new),
-        deployment: Box::new(deployment::render(settings, plan)),
+        deployment: Box::new(deployment::render(settings, plan, sidecar)),
     }
 }
 

@@ -10,7 +10,7 @@ mod syntax;
 
 use std::collections::BTreeMap;
 
-use api::contract::{ProxyKind, annotation, label};
+use api::contract::{ProxyKind, annotation, container, label};
 use api::environment::size;
 use api::{StatefulService, StatefulServiceSpec};
 use kube::ResourceExt;
@@ -20,7 +20,7 @@ use self::findings::Findings;
 use self::pod::OUR_ANNOTATIONS;
 use crate::plan::{Account, Place};
 use crate::settings::{NativeSidecar, Selector, Settings, Switch};
-use crate::{Binding, Inputs, Known, Plan, Problems};
+use crate::{Binding, Inputs, Known, Plan, Problems, Warning};
 
 /// Checks everything there is to check.
 ///
@@ -47,9 +47,11 @@ pub fn validate(
     let single = store.as_ref().and_then(|binding| Some((binding, single(kind, &binding.store)?)));
     let pinned = single.and_then(|(binding, why)| pinned(spec, binding, why));
     let is_single = single.is_some();
+    let place = place(settings, service, inputs, &mut warnings);
     let port = user_port(user);
     containers::warn(user, port, &mut warnings);
     datastore::warn_of_kind(kind, store.as_ref(), &mut warnings);
+    warn_of_protocol(kind, service, inputs, &mut warnings);
     Ok(Plan {
         name: service.name_any(),
         namespace: service.namespace().unwrap_or_default(),
@@ -61,7 +63,7 @@ pub fn validate(
         extra: spec.containers[1..].to_vec(),
         kind,
         image,
-        place: place(settings, inputs),
+        place,
         memory: spec.sidecar_jvm_memory.as_deref().and_then(|memory| size(memory).ok()),
         store,
         selector: selector(settings, service, inputs),
@@ -163,12 +165,30 @@ fn selector(
     }
 }
 
-fn place(settings: &Settings, inputs: &Inputs) -> Place {
+fn place(
+    settings: &Settings,
+    service: &StatefulService,
+    inputs: &Inputs,
+    warnings: &mut Vec<Warning>,
+) -> Place {
     match settings.proxy.native_sidecar {
-        NativeSidecar::On => Place::InitContainer,
-        NativeSidecar::Auto if inputs.native_sidecars => Place::InitContainer,
-        NativeSidecar::Auto | NativeSidecar::Off => Place::Container,
+        NativeSidecar::On => {}
+        NativeSidecar::Auto if inputs.native_sidecars => {}
+        NativeSidecar::Auto | NativeSidecar::Off => return Place::Container,
     }
+    if !inputs.deployment.as_ref().is_some_and(|deployment| deployment.is_stripped) {
+        return Place::InitContainer;
+    }
+    warnings.push(Warning {
+        reason: "NativeSidecarStripped",
+        message: format!(
+            "a pod of Deployment {:?} came without restartPolicy of the init container {:?}, so something that changes pods on their way, such as a mutating webhook, does not know it: the sidecar is a container beside the user function instead; to try again, remove the annotation {} from the Deployment",
+            crate::deployment_name(&service.name_any()),
+            container::SIDECAR,
+            annotation::SIDECAR_STRIPPED,
+        ),
+    });
+    Place::Stripped
 }
 
 fn account(settings: &Settings, spec: &StatefulServiceSpec) -> Account {
@@ -184,6 +204,28 @@ fn is_replacing(kind: ProxyKind, inputs: &Inputs) -> bool {
     inputs.deployment.as_ref().is_some_and(|deployment| {
         deployment.is_replacing || deployment.protocol.as_deref() != Some(kind.protocol())
     })
+}
+
+/// Once, when the next template is the first one of that protocol.
+fn warn_of_protocol(
+    kind: ProxyKind,
+    service: &StatefulService,
+    inputs: &Inputs,
+    warnings: &mut Vec<Warning>,
+) {
+    let Some(deployment) = &inputs.deployment else { return };
+    let (now, before) = (kind.protocol(), deployment.protocol.as_deref());
+    if before == Some(now) {
+        return;
+    }
+    let before = before.map_or_else(|| "unknown".to_owned(), |before| format!("{before:?}"));
+    warnings.push(Warning {
+        reason: "ClusterProtocolChanged",
+        message: format!(
+            "pods of Deployment {:?} speak the protocol {now:?} from now on, and those before {before}: proxies of both would not know of each other, so all pods go before new ones come",
+            crate::deployment_name(&service.name_any()),
+        ),
+    });
 }
 
 fn passed_on(settings: &Settings, given: &BTreeMap<String, String>) -> BTreeMap<String, String> {

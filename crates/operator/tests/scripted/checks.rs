@@ -294,6 +294,41 @@ pub(crate) async fn a_service_on_its_way_out_gets_nothing_new() {
     assert!(server.with(|store| store.get(&deployment)).is_none(), "its Deployment is back");
 }
 
+const NATIVE: Settings = &[("proxy.native-sidecar", "auto")];
+
+/// Something that changes pods on their way and is older than the field takes `restartPolicy` away.
+pub(crate) async fn a_sidecar_that_may_not_stay_beforehand_stands_beside() {
+    let server = holding(&[with_image("cart:1")]);
+    settle(&server, NATIVE).await;
+    let deployment = |store: &Store| store.get(&key("Deployment", "cart-deployment")).unwrap();
+    let place = |store: &Store| {
+        let pod = deployment(store)["spec"]["template"]["spec"].clone();
+        ["initContainers", "containers"].into_iter().find(|list| {
+            let mut all = pod[*list].as_array().into_iter().flatten();
+            all.any(|each| each["name"] == "cloudstate-sidecar")
+        })
+    };
+    assert_eq!(server.with(|store| place(store)), Some("initContainers"));
+    server.with(|store| {
+        let template = deployment(store)["spec"]["template"].clone();
+        let mut spec = template["spec"].clone();
+        spec["initContainers"][0].as_object_mut().unwrap().remove("restartPolicy").unwrap();
+        store.put(&json!({
+            "apiVersion": "v1", "kind": "Pod", "spec": spec,
+            "metadata": {
+                "name": "cart-1", "namespace": "shop", "labels": template["metadata"]["labels"],
+            },
+        }));
+    });
+    settle(&server, NATIVE).await;
+    assert_eq!(server.with(|store| place(store)), Some("containers"));
+    let is_told = |event: &Arc<Value>| event["reason"] == "NativeSidecarStripped";
+    assert!(server.with(|store| of_kind(store, "Event").iter().any(is_told)));
+    // With the pod goes what it showed, and not what is known.
+    server.with(|store| store.delete(&key("Pod", "cart-1"), &Value::Null)).unwrap();
+    assert_silence(&server, NATIVE, Duration::from_secs(20), "without the pod").await;
+}
+
 /// After so long everything was looked at once more, whatever was said about it.
 const LOOKED_AT_AGAIN: Duration = Duration::from_mins(16);
 
@@ -361,5 +396,6 @@ mod tests {
         paused_services_stay_as_they_are
         a_service_on_its_way_out_gets_nothing_new
         every_way_to_fail_is_got_over
+        a_sidecar_that_may_not_stay_beforehand_stands_beside
     }
 }

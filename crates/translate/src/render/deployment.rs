@@ -6,15 +6,16 @@ use api::contract::{annotation, port};
 use k8s_openapi::api::apps::v1::{
     Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{Container, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::{deployment_name, labels, owned, pod};
+use crate::plan::Place;
 use crate::settings::Settings;
 use crate::{Known, Plan};
 
-pub(super) fn render(settings: &Settings, plan: &Plan) -> Deployment {
+pub(super) fn render(settings: &Settings, plan: &Plan, sidecar: Container) -> Deployment {
     let annotations = annotations(plan);
     Deployment {
         metadata: ObjectMeta {
@@ -34,7 +35,7 @@ pub(super) fn render(settings: &Settings, plan: &Plan) -> Deployment {
                     annotations: Some(pod_annotations(settings, plan)),
                     ..ObjectMeta::default()
                 }),
-                spec: Some(pod::render(settings, plan)),
+                spec: Some(pod::render(plan, sidecar)),
             },
             ..DeploymentSpec::default()
         }),
@@ -46,6 +47,9 @@ fn annotations(plan: &Plan) -> BTreeMap<String, String> {
     let mut annotations = plan.annotations.clone();
     if plan.is_replacing {
         annotations.insert(annotation::REPLACING.to_owned(), "true".to_owned());
+    }
+    if plan.place == Place::Stripped {
+        annotations.insert(annotation::SIDECAR_STRIPPED.to_owned(), "true".to_owned());
     }
     annotations
 }

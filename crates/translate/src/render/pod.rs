@@ -9,15 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::user_container::{self, LOG_VOLUME};
 use crate::plan::{Account, Place};
-use crate::settings::Settings;
-use crate::{Binding, Plan, sidecar};
+use crate::{Binding, Plan};
 
 /// The volume with the files for TLS to Postgres.
 pub(crate) const SSL_VOLUME: &str = "postgres-ssl";
 
-pub(super) fn render(settings: &Settings, plan: &Plan) -> PodSpec {
+pub(super) fn render(plan: &Plan, sidecar: Container) -> PodSpec {
     let spec = &plan.spec;
-    let (init_containers, containers) = containers(settings, plan);
+    let (init_containers, containers) = containers(plan, sidecar);
     PodSpec {
         init_containers,
         containers,
@@ -42,12 +41,13 @@ pub(super) fn render(settings: &Settings, plan: &Plan) -> PodSpec {
 
 /// Init containers and containers. As an init container that stays, the sidecar is there before the user
 /// function starts and after it has stopped.
-fn containers(settings: &Settings, plan: &Plan) -> (Option<Vec<Container>>, Vec<Container>) {
-    let mut sidecar = sidecar::container(settings, plan);
+fn containers(plan: &Plan, mut sidecar: Container) -> (Option<Vec<Container>>, Vec<Container>) {
     let user = user_container::user_function(plan);
     let extra = plan.extra.iter().cloned().map(user_container::extra);
     match plan.place {
-        Place::Container => (None, [user, sidecar].into_iter().chain(extra).collect()),
+        Place::Container | Place::Stripped => {
+            (None, [user, sidecar].into_iter().chain(extra).collect())
+        }
         Place::InitContainer => {
             sidecar.restart_policy = Some("Always".to_owned());
             sidecar.lifecycle = Some(drain_ahead_of_term());

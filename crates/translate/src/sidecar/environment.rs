@@ -14,7 +14,17 @@ const JVM_MEMORY_DEFAULT: &str = "256m";
 
 /// The store first, then what every sidecar gets.
 pub(super) fn render(settings: &Settings, plan: &Plan) -> Vec<EnvVar> {
-    let mut variables = store(plan.store.as_ref());
+    let kind = plan.store.as_ref().map_or(Store::None, |binding| binding.store.store());
+    let mut variables = vec![plain(env::STORE, kind.as_str())];
+    match &plan.store {
+        None | Some(Binding { store: Known::InMemory, .. }) => {}
+        Some(Binding { store: Known::Postgres(postgres), .. }) => {
+            variables.extend(postgres_variables(postgres));
+        }
+        Some(Binding { store: Known::Cassandra(cassandra), keyspace, .. }) => {
+            variables.extend(cassandra_variables(cassandra, keyspace.as_deref()));
+        }
+    }
     variables.extend([
         plain(env::HTTP_PORT, &port::PROXY),
         plain(env::METRICS_PORT, &port::METRICS),
@@ -79,20 +89,6 @@ fn memory_limit() -> EnvVar {
         }),
         ..EnvVar::default()
     }
-}
-
-/// Which store, and how it is reached.
-fn store(binding: Option<&Binding>) -> Vec<EnvVar> {
-    let kind = binding.map_or(Store::None, |binding| binding.store.store());
-    let mut variables = vec![plain(env::STORE, kind.as_str())];
-    match binding.map(|binding| (&binding.store, &binding.keyspace)) {
-        None | Some((Known::InMemory, _)) => {}
-        Some((Known::Postgres(postgres), _)) => variables.extend(postgres_variables(postgres)),
-        Some((Known::Cassandra(cassandra), keyspace)) => {
-            variables.extend(cassandra_variables(cassandra, keyspace.as_deref()));
-        }
-    }
-    variables
 }
 
 /// How Cassandra is reached.

@@ -20,8 +20,12 @@ const OUR_LABELS: [&str; 4] = [
     label::MANAGED_BY,
 ];
 /// Annotations that we alone write.
-pub(super) const OUR_ANNOTATIONS: [&str; 3] =
-    [annotation::APPLIED_HASH, annotation::CLUSTER_PROTOCOL, annotation::REPLACING];
+pub(super) const OUR_ANNOTATIONS: [&str; 4] = [
+    annotation::APPLIED_HASH,
+    annotation::CLUSTER_PROTOCOL,
+    annotation::REPLACING,
+    annotation::SIDECAR_STRIPPED,
+];
 
 /// Kubernetes takes no longer names.
 const NAME_MAX: usize = 253;
