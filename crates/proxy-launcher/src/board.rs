@@ -39,12 +39,19 @@ pub struct Facts {
     pub pause_until: Option<Duration>,
     pub spawned_at: Option<Duration>,
     pub starts: u64,
+    /// By the class of the end that called for each.
+    pub restarts: BTreeMap<&'static str, u64>,
+    pub hangs: u64,
     /// By [`crate::machine::Machine::class_of`].
     pub exits: BTreeMap<&'static str, u64>,
     /// How long proxies took from their start to their first answer.
     pub start_times: Histogram,
     pub time_to_ready: Option<Duration>,
     pub probe_failures: u64,
+    /// How long the proxy took to answer, or not to.
+    pub proxy_probes: Histogram,
+    /// The same of the user function.
+    pub user_function_probes: Histogram,
     pub in_flight: Option<u64>,
     pub drain_begun: Option<Duration>,
     pub drain_took: Option<Duration>,

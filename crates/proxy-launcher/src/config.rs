@@ -72,6 +72,10 @@ pub struct Config {
     pub drain: Drain,
     /// What the user function means for the proxy.
     pub user_function: UserFunction,
+    /// What counts as the start of the sidecar.
+    pub startup: Startup,
+    /// What the proxy gets of the system.
+    pub limits: Limits,
     /// How much is logged.
     pub log_level: &'static str,
     /// In which form.
@@ -135,11 +139,66 @@ pub struct Pod {
     pub ip: Option<IpAddr>,
 }
 
+/// What counts as the start of the sidecar: with an init container Kubernetes holds all others back until then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Startup {
+    /// That the launcher runs.
+    Launcher,
+    /// That the proxy has answered.
+    Proxy,
+}
+
+/// What the proxy gets of the system.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many files it may have open, as far as the hard limit allows.
+    pub files: u64,
+    /// By how much it is likelier than the launcher to be killed when memory is short.
+    pub oom_score_step: u32,
+}
+
+/// After which ends the proxy is started again, apart from a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    /// After all that another start may mend.
+    Always,
+    /// The same, but not when it left with 0.
+    OnFailure,
+    /// After none.
+    Never,
+}
+
+impl Restart {
+    /// Its name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::OnFailure => "on-failure",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// What to do about a proxy that hangs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HangAction {
+    /// Start it again.
+    Restart,
+    /// Tell of it, and wait.
+    Log,
+}
+
 /// When the proxy is started again after an end that nobody asked for.
 #[derive(Clone, Debug)]
 pub struct Supervise {
-    /// Pause before the first restart; doubles with each further one.
+    /// After which ends.
+    pub restart: Restart,
+    /// Pause before the first restart.
     pub backoff_initial: Duration,
+    /// By how much each further pause is longer than the one before; at least 1.
+    pub backoff_factor: f64,
+    /// Pauses differ by up to this share, so that pods that fell together do not rise together; at most 1.
+    pub backoff_jitter: f64,
     /// Longest pause.
     pub backoff_max: Duration,
     /// Time in service after which the pause starts from the beginning.
@@ -152,6 +211,8 @@ pub struct Supervise {
     pub start_timeout: Duration,
     /// How long a proxy that has answered before may be silent; zero is for ever.
     pub hang_after: Duration,
+    /// What is done then.
+    pub hang_action: HangAction,
     /// How long a proxy may answer that it serves no calls, although the user function is there; zero is for ever.
     pub stuck_after: Duration,
     /// Whether a proxy that does not answer is asked for what its threads do: a JVM writes that on QUIT.
@@ -204,6 +265,8 @@ pub struct Drain {
     pub pre_delay: Duration,
     /// What is left of the grace period when the proxy is killed.
     pub kill_margin: Duration,
+    /// Whether a stop that went well leaves with 0, or as a shell would count the signal that asked for it.
+    pub zero_on_term: bool,
     /// Whether the proxy is told of it ahead of TERM, and tells how many calls are under way. Ours is.
     pub is_told: bool,
 }

@@ -23,6 +23,11 @@ const SIGNAL_TERM: u8 = 15;
 /// Exit code of a stop for which KILL was needed.
 pub const KILLED: u8 = SIGNAL_BASE + SIGNAL_KILL;
 
+/// What a shell sees of a process that INT ended.
+pub const BY_INT: u8 = SIGNAL_BASE + SIGNAL_INT;
+/// What a shell sees of a process that TERM ended.
+pub const BY_TERM: u8 = SIGNAL_BASE + SIGNAL_TERM;
+
 /// How a proxy process ended, or that there never was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -163,10 +168,13 @@ impl End {
         }
     }
 
+    /// Whether it says itself that all went well.
+    pub fn is_zero(self) -> bool {
+        matches!(self, Self::Code(0) | Self::JvmCode(0))
+    }
+
     /// Whether this is how a process ends that was asked to.
     pub fn is_clean_stop(self) -> bool {
-        const BY_INT: u8 = SIGNAL_BASE + SIGNAL_INT;
-        const BY_TERM: u8 = SIGNAL_BASE + SIGNAL_TERM;
         matches!(
             self,
             Self::Code(0 | BY_INT | BY_TERM)

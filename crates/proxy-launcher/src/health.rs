@@ -2,10 +2,11 @@
 
 use api::contract::NotReady;
 
-/// The answers of `/alive`, `/ready` and `/wait-for-drain`. `/startup` needs none: that anything answers is the
-/// answer.
+/// The answers of `/startup`, `/alive`, `/ready` and `/wait-for-drain`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
+    /// Whether the sidecar counts as started.
+    pub started: bool,
     /// Whether the launcher still has a purpose.
     pub alive: bool,
     /// Whether calls are served, and if not, why.

@@ -6,7 +6,9 @@
 
 mod backoff;
 mod drain;
+mod end;
 mod ready;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -16,8 +18,8 @@ use api::contract::{NotReady, reason};
 
 use self::{backoff::Restarts, drain::Draining};
 use crate::{
-    config::{Drain, OnReturn, Supervise, UserFunction, Wait},
-    exit::{End, KILLED, UNAVAILABLE, Verdict},
+    config::{Drain, HangAction, OnReturn, Startup, Supervise, UserFunction, Wait},
+    exit::{End, KILLED, UNAVAILABLE},
     health::{self, Answer, Health},
 };
 
@@ -34,8 +36,6 @@ const KILL_PATIENCE: Duration = Duration::from_secs(1);
 const PLANNED_RESTART_INTERVAL: Duration = Duration::from_secs(30);
 /// A proxy that gets stuck again and again has a reason that no restart removes.
 const STUCK_RESTART_INTERVAL: Duration = Duration::from_hours(1);
-/// An interrupt comes from a person who waits at a terminal.
-const INTERRUPT_STOP: Duration = Duration::from_secs(5);
 
 /// Everything that [`Machine::state_name`] gives.
 pub const STATE_NAMES: [&str; 9] = [
@@ -84,6 +84,8 @@ pub enum Action {
         /// Number of this start.
         generation: u64,
     },
+    /// Tell that the proxy hangs.
+    TellHang,
     /// Have the proxy write down what its threads do.
     Dump,
     /// Send TERM to the proxy's process group.
@@ -165,22 +167,35 @@ impl Why {
     }
 }
 
+/// A running proxy does not answer.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Duration,
+    /// Whether that counts as a hang, and was told.
+    is_told: bool,
+}
+
 /// Decides when the proxy is started, stopped and given up, and what the probes hear.
 #[derive(Debug)]
 pub struct Machine {
     supervise: Supervise,
     drain: Drain,
     user_function: UserFunction,
+    startup: Startup,
+    /// Whether a proxy has ever answered.
+    has_answered: bool,
     /// Whether the user function answers; nothing as long as it never has.
     user_function_up: Option<bool>,
     draining: Option<Draining>,
+    /// What a stop that went well leaves with, seen by whoever asked for it first.
+    asked_by: Option<u8>,
+    interrupted_at: Option<Duration>,
     /// When the last restart was that was no failure.
     planned_restart_at: Option<Duration>,
     state: State,
     generation: u64,
     answer: Answer,
-    /// Since when a running proxy has not answered.
-    silent_since: Option<Duration>,
+    silence: Option<Silence>,
     /// Since when it answers that it serves no calls, while the user function is there.
     unready_since: Option<Duration>,
     stuck_at: Option<Duration>,
@@ -191,7 +206,13 @@ pub struct Machine {
 impl Machine {
     /// A machine that starts the proxy with its first event, or once the user function is there. `seed`
     /// makes the jitter of the pauses.
-    pub fn new(supervise: Supervise, drain: Drain, user_function: UserFunction, seed: u64) -> Self {
+    pub fn new(
+        supervise: Supervise,
+        drain: Drain,
+        user_function: UserFunction,
+        startup: Startup,
+        seed: u64,
+    ) -> Self {
         let state = match user_function.wait {
             Wait::Gate => State::Waiting,
             Wait::Parallel | Wait::Never => State::Backoff { until: Duration::ZERO, last: None },
@@ -201,13 +222,17 @@ impl Machine {
             supervise,
             drain,
             user_function,
+            startup,
+            has_answered: false,
             user_function_up: None,
             draining: None,
+            asked_by: None,
+            interrupted_at: None,
             planned_restart_at: None,
             state,
             generation: 0,
             answer: Answer::Ready,
-            silent_since: None,
+            silence: None,
             unready_since: None,
             stuck_at: None,
             last_event_at: Duration::ZERO,
@@ -311,13 +336,6 @@ impl Machine {
         }
     }
 
-    /// Whether the proxy is to take no new calls although it stays; nothing once it is stopped, which says that anyway.
-    pub fn holds(&self, now: Duration) -> Option<bool> {
-        let holds =
-            self.drain.is_told && self.draining.is_some_and(|draining| draining.is_known(now));
-        (!self.is_leaving()).then_some(holds)
-    }
-
     /// Takes other settings from now on.
     pub fn reconfigure(&mut self, supervise: Supervise, drain: Drain) {
         self.restarts.reconfigure(supervise.clone());
@@ -328,6 +346,7 @@ impl Machine {
     /// What the probes are to be told.
     pub fn health(&self) -> Health {
         Health {
+            started: self.startup == Startup::Launcher || self.has_answered,
             alive: !matches!(self.state, State::Failed { .. }),
             ready: self.ready(),
             drain: self.draining.as_ref().map_or(health::Drain::No, Draining::progress),
@@ -337,7 +356,7 @@ impl Machine {
     /// Takes an event in.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
         if now.saturating_sub(self.last_event_at) > FROZEN {
-            self.silent_since = None;
+            self.silence = None;
             self.unready_since = None;
         }
         self.last_event_at = now;
@@ -355,11 +374,9 @@ impl Machine {
             Event::Ended(end) => self.ended(end, now),
             Event::Answered { generation, answer } => self.answered(generation, answer, now),
             Event::UserFunction { up } => self.user_function(up, now),
-            Event::Terminate => self.leave(now, self.drain.pre_delay, self.stop_time()),
-            Event::Interrupt => {
-                self.leave(now, Duration::ZERO, self.stop_time().min(INTERRUPT_STOP))
-            }
-            Event::Quit => self.leave(now, Duration::ZERO, self.stop_time()),
+            Event::Terminate => self.terminate(now),
+            Event::Interrupt => self.interrupt(now),
+            Event::Quit => self.quit(now),
             Event::Drain => {
                 self.begin_drain(now, self.drain.pre_delay);
                 Vec::new()
@@ -379,35 +396,11 @@ impl Machine {
         }
     }
 
-    /// There is one drain and one deadline, whoever asked first.
-    fn begin_drain(&mut self, now: Duration, pre_delay: Duration) -> Draining {
-        let stop_time = self.stop_time();
-        let is_counted = self.drain.is_told;
-        *self.draining.get_or_insert_with(|| Draining::new(now, pre_delay, stop_time, is_counted))
-    }
-
     fn has_proxy(&self) -> bool {
         !matches!(
             self.state,
             State::Waiting | State::Backoff { .. } | State::Failed { .. } | State::Stopped
         )
-    }
-
-    fn is_leaving(&self) -> bool {
-        matches!(
-            self.state,
-            State::Draining { .. }
-                | State::Stopping { then: Then::Leave, .. }
-                | State::Killing { then: Then::Leave, .. }
-                | State::Failed { .. }
-                | State::Stopped
-        )
-    }
-
-    /// From the first TERM to KILL. A grace period too short for the margin is halved instead.
-    fn stop_time(&self) -> Duration {
-        let Drain { grace, kill_margin, .. } = self.drain;
-        grace.saturating_sub(kill_margin).max(grace / 2)
     }
 
     fn tick(&mut self, now: Duration) -> Vec<Action> {
@@ -443,7 +436,7 @@ impl Machine {
     fn start(&mut self, now: Duration) -> Vec<Action> {
         self.generation += 1;
         self.answer = Answer::Silent("the proxy was started and has not answered yet".to_owned());
-        self.silent_since = None;
+        self.silence = None;
         self.unready_since = None;
         self.state = State::Starting { since: now };
         vec![Action::Spawn { generation: self.generation }]
@@ -510,137 +503,29 @@ impl Machine {
         self.answer = answer;
         match self.state {
             // Any answer is a sign of life; whether it is a good one only matters for `/ready`.
-            State::Starting { .. } if !silent => self.state = State::Running { since: now },
-            State::Running { .. } if silent => {
-                let since = *self.silent_since.get_or_insert(now);
-                let hang_after = self.supervise.hang_after;
-                if !hang_after.is_zero() && now.saturating_sub(since) >= hang_after {
-                    return self.silent(Why::Hung, now);
-                }
+            State::Starting { .. } if !silent => {
+                self.has_answered = true;
+                self.state = State::Running { since: now };
             }
-            _ => self.silent_since = None,
+            State::Running { .. } if silent => return self.silent_again(now),
+            _ => self.silence = None,
         }
         Vec::new()
     }
 
-    fn ended(&mut self, end: End, now: Duration) -> Vec<Action> {
-        match self.state {
-            State::Running { since } => {
-                if now.saturating_sub(since) >= self.supervise.stable_after {
-                    self.restarts.forget_pause();
-                }
-                self.unplanned(end, now)
-            }
-            // What was asked to leave is no failure, however it left.
-            State::Stopping { then: Then::StartAgain(why), .. }
-            | State::Killing { then: Then::StartAgain(why), .. }
-                if why.is_planned() =>
-            {
-                self.start(now)
-            }
-            State::Starting { .. }
-            | State::Dumping { .. }
-            | State::Stopping { then: Then::StartAgain(_), .. }
-            | State::Killing { then: Then::StartAgain(_), .. } => self.unplanned(end, now),
-            State::Draining { .. }
-            | State::Stopping { then: Then::Leave, .. }
-            | State::Killing { then: Then::Leave, .. } => self.stopped(end),
-            State::Waiting | State::Backoff { .. } | State::Failed { .. } | State::Stopped => {
-                Vec::new()
-            }
-        }
-    }
-
-    fn unplanned(&mut self, end: End, now: Duration) -> Vec<Action> {
-        match end.verdict() {
-            Verdict::Refused => {
-                let message = if let End::Code(_) = end {
-                    format!(
-                        "the proxy {end} and did not say why; see the log of the container \
-                         (kubectl logs --previous), then correct the setting that it names"
-                    )
-                } else {
-                    format!(
-                        "the proxy {end}; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program"
-                    )
-                };
-                let reason = reason::CONFIGURATION_REFUSED.to_owned();
-                self.fail(end.final_code(), Some(NotReady { reason, message }))
-            }
-            Verdict::FreshStart => match self.restarts.fresh_start(now) {
-                None => self.start(now),
-                Some(pause) => self.back_off(pause, end, now),
-            },
-            Verdict::Failure => self.failure(end, now),
-        }
-    }
-
-    fn failure(&mut self, end: End, now: Duration) -> Vec<Action> {
-        if let Some(pause) = self.restarts.failure(now) {
-            return self.back_off(pause, end, now);
-        }
-        let Supervise { budget, budget_window, .. } = self.supervise;
-        let words = NotReady {
-            reason: reason::PROXY_CRASHED.to_owned(),
-            message: format!(
-                "the proxy {end}; that was more than {budget} times within {budget_window:?}, so it is not \
-                 started again in place; {}",
-                end.hint()
-            ),
-        };
-        self.fail(end.final_code(), Some(words))
-    }
-
-    fn back_off(&mut self, pause: Duration, end: End, now: Duration) -> Vec<Action> {
-        self.state = State::Backoff { until: now.saturating_add(pause), last: Some(end) };
-        Vec::new()
-    }
-
-    /// TERM or INT. Only the first counts: a later one neither shortens nor lengthens anything. A drain that
-    /// came before has used up some of the time.
-    fn leave(&mut self, now: Duration, pre_delay: Duration, stop_time: Duration) -> Vec<Action> {
-        if self.is_leaving() {
+    /// A running proxy does not answer, perhaps not for the first time.
+    fn silent_again(&mut self, now: Duration) -> Vec<Action> {
+        let Supervise { hang_after, hang_action, .. } = self.supervise;
+        let silence = self.silence.get_or_insert(Silence { since: now, is_told: false });
+        if hang_after.is_zero() || now.saturating_sub(silence.since) < hang_after {
             return Vec::new();
         }
-        let draining = self.begin_drain(now, pre_delay);
-        let kill_at = draining.since().saturating_add(stop_time);
-        let kill_at = kill_at.max(now.saturating_add(self.drain.kill_margin.min(stop_time)));
-        let until = draining.since().saturating_add(pre_delay).min(kill_at);
-        match self.state {
-            State::Running { .. } if now < until => {
-                self.state = State::Draining { until, kill_at };
-                Vec::new()
-            }
-            State::Starting { .. } | State::Running { .. } | State::Dumping { .. } => {
-                self.state = State::Stopping { kill_at, then: Then::Leave };
-                vec![Action::Stop]
-            }
-            State::Stopping { kill_at: earlier, then: Then::StartAgain(_) } => {
-                let kill_at = earlier.min(kill_at);
-                self.state = State::Stopping { kill_at, then: Then::Leave };
-                Vec::new()
-            }
-            State::Killing { give_up_at, then: Then::StartAgain(_) } => {
-                self.state = State::Killing { give_up_at, then: Then::Leave };
-                Vec::new()
-            }
-            State::Waiting | State::Backoff { .. } => {
-                self.state = State::Stopped;
-                vec![Action::Exit { code: 0, words: None }]
-            }
-            // Leaving already, see above.
-            State::Draining { .. }
-            | State::Stopping { then: Then::Leave, .. }
-            | State::Killing { then: Then::Leave, .. }
-            | State::Failed { .. }
-            | State::Stopped => Vec::new(),
+        let is_told = std::mem::replace(&mut silence.is_told, true);
+        let mut actions = Vec::from_iter((!is_told).then_some(Action::TellHang));
+        if hang_action == HangAction::Restart {
+            actions.extend(self.silent(Why::Hung, now));
         }
-    }
-
-    fn stopped(&mut self, end: End) -> Vec<Action> {
-        self.state = State::Stopped;
-        let code = if end.is_clean_stop() { 0 } else { end.final_code() };
-        vec![Action::Exit { code, words: None }]
+        actions
     }
 
     fn fail(&mut self, code: u8, words: Option<NotReady>) -> Vec<Action> {

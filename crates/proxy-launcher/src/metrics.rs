@@ -75,12 +75,23 @@ pub fn page(facts: &Facts, health: &Health, now: Duration, form: Form) -> String
         facts.user_function_wait,
     );
     page.counter("starts", "Proxies started", facts.starts);
+    let restarts = facts.restarts.iter().map(|(cause, count)| (label("cause", cause), *count));
+    page.many("restarts", "counter", "Proxies started again, by the end that led to it", restarts);
+    page.counter("hangs", "Proxies that were found to hang", facts.hangs);
     let exits = facts.exits.iter().map(|(class, count)| (label("class", class), *count));
     page.many("exits", "counter", "Proxies that ended, by what kind of end it was", exits);
     page.gauge("budget_remaining", "Failures that are answered with a restart", facts.budget_left);
     let pause = facts.pause_until.map(|until| until.saturating_sub(now)).unwrap_or_default();
     page.time("backoff", "What is left of the pause before a restart", Some(pause));
-    page.histogram("proxy_start_seconds", "From start to first answer", &facts.start_times);
+    let start = [(String::new(), &facts.start_times)];
+    page.histograms("proxy_start_seconds", "From start to first answer", start);
+    let probes = [("proxy", &facts.proxy_probes), ("user_function", &facts.user_function_probes)];
+    let probes = probes.map(|(target, times)| (label("target", target), times));
+    page.histograms(
+        "probe_seconds",
+        "How long answers to questions took, or their absence",
+        probes,
+    );
     page.time(
         "time_to_ready",
         "From the launcher's start to its first readiness",
@@ -202,15 +213,25 @@ impl Page {
         }
     }
 
-    fn histogram(&mut self, name: &str, help: &str, times: &Histogram) {
+    fn histograms<'a>(
+        &mut self,
+        name: &str,
+        help: &str,
+        samples: impl IntoIterator<Item = (String, &'a Histogram)>,
+    ) {
         self.head(name, "histogram", help);
         let name = format!("cloudstate_launcher_{name}");
-        for (count, bound) in times.counts.iter().zip(Histogram::BOUNDS) {
-            let _ = writeln!(self.text, "{name}_bucket{{le=\"{bound:?}\"}} {count}");
+        for (labels, times) in samples {
+            let comma = if labels.is_empty() { "" } else { "," };
+            for (count, bound) in times.counts.iter().zip(Histogram::BOUNDS) {
+                let _ =
+                    writeln!(self.text, "{name}_bucket{{{labels}{comma}le=\"{bound:?}\"}} {count}");
+            }
+            let Histogram { count, sum, .. } = times;
+            let _ = writeln!(self.text, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let _ = writeln!(self.text, "{name}_sum{labels} {sum}\n{name}_count{labels} {count}");
         }
-        let Histogram { count, sum, .. } = times;
-        let _ = writeln!(self.text, "{name}_bucket{{le=\"+Inf\"}} {count}");
-        let _ = writeln!(self.text, "{name}_sum {sum}\n{name}_count {count}");
     }
 }
 
@@ -224,9 +245,12 @@ mod tests {
     fn text(form: Form) -> String {
         let mut facts = Facts { state: "running", starts: 3, ..Facts::default() };
         facts.exits.insert("hang", 2);
+        facts.restarts.insert("hang", 2);
+        facts.hangs = 2;
+        facts.proxy_probes.observe(Duration::from_millis(2));
         facts.signals.insert("TERM", 1);
         facts.start_times.observe(Duration::from_millis(300));
-        let health = Health { alive: true, ready: Ok(()), drain: Drain::No };
+        let health = Health { started: true, alive: true, ready: Ok(()), drain: Drain::No };
         page(&facts, &health, Duration::from_secs(1), form)
     }
 
@@ -242,6 +266,10 @@ mod tests {
             "cloudstate_launcher_proxy_start_seconds_bucket{le=\"0.5\"} 1",
             "cloudstate_launcher_proxy_start_seconds_sum 0.3",
             "cloudstate_launcher_ready 1",
+            "cloudstate_launcher_restarts_total{cause=\"hang\"} 2",
+            "cloudstate_launcher_hangs_total 2",
+            "cloudstate_launcher_probe_seconds_bucket{target=\"proxy\",le=\"0.05\"} 1",
+            "cloudstate_launcher_probe_seconds_count{target=\"user_function\"} 0",
         ] {
             assert!(plain.lines().any(|found| found == line), "{line} is missing in\n{plain}");
             assert!(open.lines().any(|found| found == line), "{line} is missing in\n{open}");

@@ -1,6 +1,6 @@
 //! Asks the proxy: whether it serves calls, how many are under way, what it is doing.
 
-use std::{io, net::Ipv4Addr, time::Duration};
+use std::{io, net::Ipv4Addr, sync::Arc, time::Duration};
 
 use api::contract::{HOLD, NotReady, probe, reason};
 use bytes::Bytes;
@@ -10,11 +10,11 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     net::TcpStream,
     sync::{mpsc, watch},
-    time,
+    time::{self, Instant},
 };
 use tracing::{info, warn};
 
-use crate::health::Answer;
+use crate::{board::Board, health::Answer};
 
 /// Shorter than the kubelet's second, so that our own answer is never older than that.
 const TIMEOUT: Duration = Duration::from_millis(900);
@@ -34,9 +34,16 @@ type Cause = Box<dyn std::error::Error + Send + Sync>;
 ///
 /// # Cancel safety
 /// May be dropped at any point: a question in flight is then forgotten.
-pub async fn watch(management_port: u16, generation: u64, answers: mpsc::Sender<(u64, Answer)>) {
+pub async fn watch(
+    management_port: u16,
+    generation: u64,
+    answers: mpsc::Sender<(u64, Answer)>,
+    board: Arc<Board>,
+) {
     loop {
+        let asked = Instant::now();
         let answer = ask(management_port).await;
+        board.note(|facts| facts.proxy_probes.observe(asked.elapsed()));
         let pause = if answer == Answer::Ready { PAUSE_WHILE_READY } else { PAUSE_WHILE_UNREADY };
         if answers.send((generation, answer)).await.is_err() {
             return;

@@ -12,12 +12,15 @@ use std::{
 use rustix::{
     io::Errno,
     process::{
-        Pid, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid, getppid, kill_process,
-        kill_process_group, set_child_subreaper, set_parent_process_death_signal, wait, waitid,
+        Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getpid,
+        getppid, getrlimit, kill_process, kill_process_group, set_child_subreaper,
+        set_parent_process_death_signal, setrlimit, wait, waitid,
     },
 };
 
-use crate::{command::ProxyCommand, exit::End};
+use tracing::debug;
+
+use crate::{command::ProxyCommand, config::Limits, exit::End};
 
 /// The proxy's process, until [`reap`] has reported its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,30 +49,48 @@ pub fn adopt_orphans() -> io::Result<()> {
 ///
 /// # Errors
 /// When the program cannot be executed, or the system has no room for a process.
-pub fn spawn(proxy: &ProxyCommand) -> io::Result<Leader> {
+pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
     let mut command = Command::new(&proxy.program);
     command.args(&proxy.args).env_clear().envs(&proxy.environment);
     command.stdin(Stdio::null()).process_group(0);
-    die_with_this_process(&mut command);
+    prepare(&mut command, limits.files);
     let child = command.spawn()?;
     // The number stays the child's until `reap` has buried it, whatever becomes of this handle.
-    Ok(Leader(Pid::from_child(&child)))
+    let leader = Leader(Pid::from_child(&child));
+    if let Err(error) = expose(leader, limits.oom_score_step) {
+        debug!(%error, "the proxy is as likely as the launcher to be killed when memory is short");
+    }
+    Ok(leader)
+}
+
+/// Makes the proxy likelier than this process to be killed when memory is short: who is left can tell.
+fn expose(leader: Leader, step: u32) -> io::Result<()> {
+    /// The kernel's own.
+    const MAX: i64 = 1_000;
+    let own = fs::read_to_string("/proc/self/oom_score_adj")?;
+    let own: i64 = own.trim().parse().map_err(io::Error::other)?;
+    let score = (own + i64::from(step)).min(MAX);
+    fs::write(format!("/proc/{}/oom_score_adj", leader.id()), score.to_string())
 }
 
 #[expect(
     unsafe_code,
-    reason = "a parent-death signal can only be set by the child itself, after fork"
+    reason = "a parent-death signal and limits of its own can only be set by the child itself, after fork"
 )]
-fn die_with_this_process(command: &mut Command) {
+fn prepare(command: &mut Command, files: u64) {
     let launcher = getpid();
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let files = Rlimit { current: Some(hard.map_or(files, |hard| hard.min(files))), maximum: hard };
     let in_child = move || {
+        // Never above the hard limit, so the kernel has no reason to refuse; and one file less is no reason to fail.
+        let _ = setrlimit(Resource::Nofile, files);
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The launcher may have died before the line above, which would then wait for ever.
         if getppid() == Some(launcher) { Ok(()) } else { Err(Errno::SRCH.into()) }
     };
-    // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes two
-    // system calls (prctl, getppid) through wrappers that neither allocate nor lock; an error is made of
-    // a bare errno, which does not allocate either. It captures one `Copy` number and touches no memory
+    // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes three
+    // system calls (prlimit, prctl, getppid) through wrappers that neither allocate nor lock; an error is made of
+    // a bare errno, which does not allocate either. It captures two `Copy` values and touches no memory
     // that another thread could have left half written.
     unsafe {
         command.pre_exec(in_child);

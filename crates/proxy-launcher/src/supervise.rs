@@ -1,5 +1,6 @@
 //! Does what [`Machine`] decides: owns the clock, the signals, the child and the admin server.
 
+mod record;
 mod reload;
 
 use std::{
@@ -36,7 +37,7 @@ use crate::{
     probe,
     process::{self, Leader},
     signals::{Received, Signals},
-    termination,
+    termination::LastWords,
     user_function::{self, Target},
 };
 
@@ -110,6 +111,7 @@ pub async fn run(
         config.supervise.clone(),
         config.drain.clone(),
         config.user_function.clone(),
+        config.startup,
         seed,
     );
     let started = Instant::now();
@@ -128,11 +130,14 @@ pub async fn run(
     .merging(config.merge_metrics.then_some(config.ports.metrics.get()));
     let mut server = JoinSet::new();
     server.spawn(admin::serve(listener, desk.clone()));
-    let mut function = watch_user_function(config, &mut server);
+    let mut function = watch_user_function(config, &board, &mut server);
     // One answer in flight is enough: the prober waits with the next question until it was taken.
     let (answers, mut heard) = mpsc::channel(1);
     let (counts, mut counted) = mpsc::channel(1);
+    let words = LastWords::at(config.termination_path.clone());
+    let mut look_at_memory = time::interval(record::LOOK_AT_MEMORY);
     let mut supervisor = Supervisor {
+        words,
         loaded,
         load,
         log,
@@ -168,6 +173,10 @@ pub async fn run(
             Some(order) = ordered.recv() => supervisor.ordered(order),
             Some(calls) = counted.recv() => Event::InFlight(calls),
             () = sleep_until(supervisor.wake_at()) => Event::Tick,
+            _ = look_at_memory.tick() => {
+                supervisor.look_at_memory();
+                Event::Tick
+            }
         };
     }
 }
@@ -181,7 +190,11 @@ fn first_facts(loaded: &Loaded) -> Facts {
 }
 
 /// Begins to ask the user function, unless it is not to be asked; then nothing ever comes.
-fn watch_user_function(config: &Config, tasks: &mut JoinSet<()>) -> mpsc::Receiver<bool> {
+fn watch_user_function(
+    config: &Config,
+    board: &Arc<Board>,
+    tasks: &mut JoinSet<()>,
+) -> mpsc::Receiver<bool> {
     let (changes, heard) = mpsc::channel(1);
     let rules = &config.user_function;
     if rules.wait != Wait::Never {
@@ -189,7 +202,8 @@ fn watch_user_function(config: &Config, tasks: &mut JoinSet<()>) -> mpsc::Receiv
             host: config.user_function_host.clone(),
             port: config.ports.user_function.get(),
         };
-        tasks.spawn(user_function::watch(target, rules.probe, rules.cadence.clone(), changes));
+        let (cadence, board) = (rules.cadence.clone(), Arc::clone(board));
+        tasks.spawn(user_function::watch(target, rules.probe, cadence, changes, board));
     }
     heard
 }
@@ -210,6 +224,7 @@ fn leave_token(path: &Path) -> Result<String, Error> {
 }
 
 struct Supervisor<'a> {
+    words: LastWords,
     loaded: Loaded,
     load: &'a dyn Fn() -> Result<Loaded, Refused>,
     log: Log,
@@ -302,6 +317,7 @@ impl Supervisor<'_> {
     fn take(&mut self, event: Event) -> Option<u8> {
         let mut events = VecDeque::from([event]);
         let mut code = None;
+        let state = self.machine.state_name();
         while let Some(event) = events.pop_front() {
             let now = self.started.elapsed();
             let before = self.machine.state_name();
@@ -324,20 +340,19 @@ impl Supervisor<'_> {
                             events.push_back(Event::Ended(end));
                         }
                     }
+                    Action::TellHang => self.tell_hang(),
                     Action::Dump => self.signal(Leader::dump, "QUIT"),
                     Action::Stop => self.signal(Leader::stop, "TERM"),
                     Action::Kill => self.signal(Leader::kill, "KILL"),
                     Action::Exit { code: last, words } => {
-                        if let (Some(path), Some(words)) =
-                            (&self.loaded.config.termination_path, words)
-                            && let Err(error) = termination::write_if_empty(path, &words)
-                        {
-                            debug!(path = %path.display(), %error, "failed to leave last words");
-                        }
+                        self.words.leave(words.as_ref());
                         code = Some(last);
                     }
                 }
             }
+        }
+        if code.is_none() && state != self.machine.state_name() {
+            self.words.stand(&self.record(self.machine.state_name()));
         }
         self.tell_probes();
         self.tell_proxy();
@@ -372,16 +387,12 @@ impl Supervisor<'_> {
     }
 
     fn spawn(&mut self, generation: u64) -> Result<(), End> {
-        if let Some(path) = &self.loaded.config.termination_path
-            && let Err(error) = termination::clear(path)
-        {
-            debug!(path = %path.display(), %error, "failed to clear earlier last words");
-        }
+        self.words.clear();
         if generation > 1 {
             self.fit_memory();
         }
         let program = self.loaded.proxy.program.display();
-        let spawned = process::spawn(&self.loaded.proxy);
+        let spawned = process::spawn(&self.loaded.proxy, self.loaded.config.limits);
         let now = self.started.elapsed();
         let budget = self.loaded.budget.as_ref();
         self.board.note(|facts| {
@@ -391,6 +402,9 @@ impl Supervisor<'_> {
             facts.heap_estimate = budget.map(Budget::total);
             if let Ok(leader) = &spawned {
                 facts.starts += 1;
+                if let Some(cause) = facts.ends.back().map(|end| end.class) {
+                    *facts.restarts.entry(cause).or_default() += 1;
+                }
                 (facts.pid, facts.spawned_at) = (Some(leader.id()), Some(now));
             }
         });
@@ -400,7 +414,12 @@ impl Supervisor<'_> {
                 self.leader = Some(leader);
                 self.oom_kills = oom_kills();
                 let port = self.loaded.config.ports.management.get();
-                self.prober.spawn(probe::watch(port, generation, self.answers.clone()));
+                self.prober.spawn(probe::watch(
+                    port,
+                    generation,
+                    self.answers.clone(),
+                    Arc::clone(&self.board),
+                ));
                 self.prober.spawn(probe::hold(port, self.hold.subscribe()));
                 Ok(())
             }
@@ -409,6 +428,13 @@ impl Supervisor<'_> {
                 Err(End::of_spawn_error(&error))
             }
         }
+    }
+
+    fn tell_hang(&self) {
+        let (after, action) =
+            (self.loaded.config.supervise.hang_after, self.loaded.config.supervise.hang_action);
+        warn!(?after, ?action, "the proxy hangs");
+        self.board.note(|facts| facts.hangs += 1);
     }
 
     fn signal(&self, send: fn(Leader), name: &str) {

@@ -1,6 +1,6 @@
 //! Asks the user function whether it is there: how, how often, and from when on it counts as gone.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
@@ -12,6 +12,8 @@ use tokio::{
     sync::mpsc,
     time::{self, Instant},
 };
+
+use crate::board::Board;
 
 /// Right after a start or a loss an answer is expected soon, and waiting costs calls.
 const FAST: Duration = Duration::from_millis(25);
@@ -116,12 +118,20 @@ pub struct Target {
 ///
 /// # Cancel safety
 /// May be dropped at any point: a question in flight is then forgotten.
-pub async fn watch(target: Target, probe: Probe, cadence: Cadence, changes: mpsc::Sender<bool>) {
+pub async fn watch(
+    target: Target,
+    probe: Probe,
+    cadence: Cadence,
+    changes: mpsc::Sender<bool>,
+    board: Arc<Board>,
+) {
     let timeout = cadence.timeout;
     let mut watch = Watch::new(cadence);
     let started = Instant::now();
     loop {
+        let asked = Instant::now();
         let answered = matches!(time::timeout(timeout, ask(&target, probe)).await, Ok(Ok(())));
+        board.note(|facts| facts.user_function_probes.observe(asked.elapsed()));
         if let Some(up) = watch.record(answered, started.elapsed())
             && changes.send(up).await.is_err()
         {

@@ -171,6 +171,8 @@ fn metrics_tell_what_happened() {
     launcher.signal(Signal::USR1);
     for line in [
         "cloudstate_launcher_starts_total 2",
+        "cloudstate_launcher_restarts_total{cause=\"killed_external\"} 1",
+        "cloudstate_launcher_hangs_total 0",
         "cloudstate_launcher_exits_total{class=\"killed_external\"} 1",
         "cloudstate_launcher_state{state=\"running\"} 1",
         "cloudstate_launcher_ready 1",

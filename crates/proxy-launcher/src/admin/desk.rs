@@ -124,7 +124,10 @@ impl Desk {
         let health = self.health.borrow().clone();
         match (path, method) {
             // Never the user function's business: Kubernetes may hold its container back until this is 200.
-            (probe::STARTUP, _) => text(StatusCode::OK, "started"),
+            (probe::STARTUP, _) if health.started => text(StatusCode::OK, "started"),
+            (probe::STARTUP, _) => {
+                text(StatusCode::SERVICE_UNAVAILABLE, "the proxy has not answered yet")
+            }
             (probe::ALIVE, _) if health.alive => text(StatusCode::OK, "alive"),
             (probe::ALIVE, _) => text(StatusCode::SERVICE_UNAVAILABLE, "failed"),
             (probe::READY, _) => ready(&health.ready),

@@ -29,7 +29,8 @@ struct Office {
 }
 
 fn office(token: Option<&str>) -> Office {
-    let health = watch::Sender::new(Health { alive: true, ready: Ok(()), drain: Drain::No });
+    let health =
+        watch::Sender::new(Health { started: true, alive: true, ready: Ok(()), drain: Drain::No });
     let board = Arc::new(Board::new(Facts::default(), Instant::now()));
     let (sender, orders) = mpsc::channel(1);
     let (log, _) = Log::prepare("info", Format::Json);

@@ -23,6 +23,9 @@ settings! {
     ADMIN_TOKEN_FILE = "admin.token_file";
     DRAIN_KILL_MARGIN = "drain.kill_margin";
     DRAIN_PRE_DELAY = "drain.pre_delay";
+    ZERO_ON_TERM = "drain.zero_on_term";
+    NOFILE = "limits.nofile";
+    OOM_STEP = "limits.oom_score_step";
     LOG_FORMAT = "log.format";
     LOG_LEVEL = "log.level";
     MEM_CODE_CACHE = "memory.code_cache";
@@ -36,11 +39,16 @@ settings! {
     KIND = "proxy.kind";
     MAIN_CLASS = "proxy.main_class";
     ALLOW_PLAINTEXT_STORE = "security.allow_plaintext_store";
+    STARTUP_REQUIRE = "startup.require";
+    BACKOFF_FACTOR = "supervise.backoff_factor";
     BACKOFF_INITIAL = "supervise.backoff_initial";
+    BACKOFF_JITTER = "supervise.backoff_jitter";
     BACKOFF_MAX = "supervise.backoff_max";
     BUDGET = "supervise.budget";
     BUDGET_WINDOW = "supervise.budget_window";
+    HANG_ACTION = "supervise.hang_action";
     HANG_AFTER = "supervise.hang_after";
+    RESTART = "supervise.restart";
     STABLE_AFTER = "supervise.stable_after";
     START_TIMEOUT = "supervise.start_timeout";
     STUCK_AFTER = "supervise.stuck_after";

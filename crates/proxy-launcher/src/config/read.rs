@@ -2,7 +2,7 @@
 
 use std::{
     net::IpAddr,
-    num::NonZeroU16,
+    num::{NonZeroU16, NonZeroU64},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,15 +13,16 @@ use api::{
 };
 
 use super::{
-    Config, Contact, Drain, OnReturn, Pod, Ports, ProxyKind, Supervise, Surroundings, UserFunction,
-    Wait,
+    Config, Contact, Drain, HangAction, Limits, OnReturn, Pod, Ports, ProxyKind, Restart, Startup,
+    Supervise, Surroundings, UserFunction, Wait,
     names::{
-        ADMIN_BIND, ADMIN_PORT, ADMIN_TOKEN_FILE, ALLOW_PLAINTEXT_STORE, BACKOFF_INITIAL,
-        BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND, CONFIG, DRAIN_KILL_MARGIN,
-        DRAIN_PRE_DELAY, HANG_AFTER, JAVA, KIND, LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE,
-        MEM_DIRECT, MEM_METASPACE, MEM_THREADS, MEMORY_POLICY, MERGE_METRICS, STABLE_AFTER,
-        START_TIMEOUT, STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN, UF_PROBE,
-        UF_REQUIRED, UF_TIMEOUT, UF_WAIT,
+        ADMIN_BIND, ADMIN_PORT, ADMIN_TOKEN_FILE, ALLOW_PLAINTEXT_STORE, BACKOFF_FACTOR,
+        BACKOFF_INITIAL, BACKOFF_JITTER, BACKOFF_MAX, BUDGET, BUDGET_WINDOW, CLASSPATH, COMMAND,
+        CONFIG, DRAIN_KILL_MARGIN, DRAIN_PRE_DELAY, HANG_ACTION, HANG_AFTER, JAVA, KIND,
+        LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE, MEM_DIRECT, MEM_METASPACE, MEM_THREADS,
+        MEMORY_POLICY, MERGE_METRICS, NOFILE, OOM_STEP, RESTART, STABLE_AFTER, START_TIMEOUT,
+        STARTUP_REQUIRE, STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN,
+        UF_PROBE, UF_REQUIRED, UF_TIMEOUT, UF_WAIT, ZERO_ON_TERM,
     },
 };
 use crate::{
@@ -61,6 +62,13 @@ pub(super) fn config(
         supervise: supervise(reader, &kind),
         drain: drain(reader, &kind),
         user_function: user_function(reader, &kind),
+        startup: reader.read(STARTUP_REQUIRE, "launcher", |text| {
+            one_of(text, &[("launcher", Startup::Launcher), ("proxy", Startup::Proxy)])
+        }),
+        limits: Limits {
+            files: reader.read(NOFILE, "max", files),
+            oom_score_step: reader.read(OOM_STEP, "100", value::count),
+        },
         kind,
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         log_format: reader.read(LOG_FORMAT, "json", |text| {
@@ -72,6 +80,7 @@ pub(super) fn config(
         termination_path,
     };
     port_conflicts(&config, reader);
+    deadlock(&config, reader);
     store(reader, &config);
     config
 }
@@ -96,6 +105,30 @@ fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Refusal> {
     found
         .map(|(_, meaning)| *meaning)
         .ok_or_else(|| value::unknown(&words.iter().map(|(word, _)| *word).collect::<Vec<_>>()))
+}
+
+/// How many files the proxy may have open.
+fn files(text: &str) -> Result<u64, Refusal> {
+    /// What nobody needs more of; some programs keep a table of all that there may be.
+    const MAX: u64 = 1 << 20;
+    const MIN: u64 = 64;
+    let expected = || format!("max, or a whole number from {MIN} to {MAX}");
+    match text {
+        "max" => Ok(MAX),
+        _ => match value::bytes(text).map(NonZeroU64::get) {
+            Ok(files) if (MIN..=MAX).contains(&files) => Ok(files),
+            Ok(_) => Err(Refusal { kind: Kind::OutOfRange, expected: expected() }),
+            Err(Refusal { kind, .. }) => Err(Refusal { kind, expected: expected() }),
+        },
+    }
+}
+
+fn within(text: &str, min: f64, max: f64) -> Result<f64, Refusal> {
+    let expected = || format!("a plain number from {min} to {max}");
+    match value::decimal(text) {
+        Ok(number) if (min..=max).contains(&number) => Ok(number),
+        Ok(_) | Err(_) => Err(Refusal { kind: Kind::OutOfRange, expected: expected() }),
+    }
 }
 
 fn kind(reader: &mut Reader, surroundings: &Surroundings) -> ProxyKind {
@@ -166,6 +199,17 @@ fn supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
     // Ours looks for a way by itself, and may wait for another proxy's entities as long as that lives.
     let stuck_default = if matches!(kind, ProxyKind::Jvm(_)) { "10m" } else { "0s" };
     let supervise = Supervise {
+        restart: reader.read(RESTART, "always", |text| {
+            one_of(
+                text,
+                &[Restart::Always, Restart::OnFailure, Restart::Never].map(|it| (it.as_str(), it)),
+            )
+        }),
+        backoff_factor: reader.read(BACKOFF_FACTOR, "2.0", |text| within(text, 1.0, 10.0)),
+        backoff_jitter: reader.read(BACKOFF_JITTER, "0.2", |text| within(text, 0.0, 1.0)),
+        hang_action: reader.read(HANG_ACTION, "restart", |text| {
+            one_of(text, &[("restart", HangAction::Restart), ("log", HangAction::Log)])
+        }),
         backoff_initial: reader.read(BACKOFF_INITIAL, "500ms", value::pause),
         backoff_max: reader.read(BACKOFF_MAX, "30s", value::pause),
         stable_after: reader.read(STABLE_AFTER, "60s", value::duration),
@@ -223,6 +267,7 @@ fn drain(reader: &mut Reader, kind: &ProxyKind) -> Drain {
         grace: reader.read(env::TERMINATION_GRACE_PERIOD_SECONDS, "30", value::seconds),
         pre_delay: reader.read(DRAIN_PRE_DELAY, "5s", value::duration),
         kill_margin: reader.read(DRAIN_KILL_MARGIN, "2s", kill_margin),
+        zero_on_term: reader.read(ZERO_ON_TERM, "true", value::switch),
         is_told: matches!(kind, ProxyKind::Native),
     };
     let pre_delay_max =
@@ -302,6 +347,20 @@ fn port_conflicts(config: &Config, reader: &mut Reader) {
                 hint: "give one of them another port".to_owned(),
             });
         }
+    }
+}
+
+/// A start that waits for a proxy that waits for a user function that Kubernetes holds back until the start.
+fn deadlock(config: &Config, reader: &mut Reader) {
+    if config.startup == Startup::Proxy && config.user_function.wait == Wait::Gate {
+        reader.add(Problem {
+            kind: Kind::StartupDeadlock,
+            variable: format!("{STARTUP_REQUIRE} and {UF_WAIT}"),
+            value: "proxy and gate".to_owned(),
+            expected: "a start that does not wait for the user function: as an init container the sidecar comes first"
+                .to_owned(),
+            hint: "set one of them to its default, launcher or parallel".to_owned(),
+        });
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::{collections::VecDeque, time::Duration};
 
-use crate::config::Supervise;
+use crate::{config::Supervise, exit::End};
 
-const FACTOR: u32 = 2;
-/// Pauses differ by up to this share, so that pods that fell together do not rise together.
-const JITTER_PERCENT: u64 = 20;
+/// So often within the budget's window a proxy is started again that was killed for memory: more starts need more
+/// memory, and nothing else.
+pub(super) const MEMORY_BUDGET: u32 = 2;
 /// A proxy may ask for a fresh start this often and no more.
 const FRESH_START_INTERVAL: Duration = Duration::from_secs(30);
 
@@ -16,8 +16,9 @@ pub(super) struct Restarts {
     settings: Supervise,
     /// Pauses taken since the proxy was last stable.
     pauses: u32,
-    /// Failures within the budget's window, oldest first; never more than the budget allows plus one.
-    failures: VecDeque<Duration>,
+    /// Failures within the budget's window, oldest first, and whether each was a kill for memory; never more than the
+    /// budget allows plus one.
+    failures: VecDeque<(Duration, bool)>,
     fresh_start_at: Option<Duration>,
     dice: Dice,
 }
@@ -35,7 +36,7 @@ impl Restarts {
     /// How many more failures are within the budget.
     pub(super) fn left(&self, now: Duration) -> u32 {
         let window = self.settings.budget_window;
-        let spent = self.failures.iter().filter(|at| now.saturating_sub(**at) < window).count();
+        let spent = self.failures.iter().filter(|(at, _)| now.saturating_sub(*at) < window).count();
         self.settings.budget.saturating_sub(u32::try_from(spent).unwrap_or(u32::MAX))
     }
 
@@ -44,13 +45,22 @@ impl Restarts {
         self.pauses = 0;
     }
 
-    /// Pause before the restart that a failure calls for; none when the budget is spent.
-    pub(super) fn failure(&mut self, now: Duration) -> Option<Duration> {
+    /// Pause before the restart that a failure calls for.
+    ///
+    /// # Errors
+    /// How many such failures the budget that is spent allows.
+    pub(super) fn failure(&mut self, end: End, now: Duration) -> Result<Duration, u32> {
         let window = self.settings.budget_window;
-        self.failures.retain(|at| now.saturating_sub(*at) < window);
-        self.failures.push_back(now);
-        let within_budget = self.failures.len() <= self.settings.budget as usize;
-        within_budget.then(|| self.pause())
+        self.failures.retain(|(at, _)| now.saturating_sub(*at) < window);
+        self.failures.push_back((now, end == End::OutOfMemory));
+        let for_memory = self.failures.iter().filter(|(_, for_memory)| *for_memory).count();
+        if self.failures.len() > self.settings.budget as usize {
+            Err(self.settings.budget)
+        } else if for_memory > MEMORY_BUDGET as usize {
+            Err(MEMORY_BUDGET)
+        } else {
+            Ok(self.pause())
+        }
     }
 
     /// Pause before a fresh start that the proxy asked for; none when it may start at once.
@@ -63,13 +73,13 @@ impl Restarts {
     }
 
     fn pause(&mut self) -> Duration {
-        let factor = FACTOR.saturating_pow(self.pauses);
+        let Supervise { backoff_initial, backoff_factor, backoff_jitter, backoff_max, .. } =
+            self.settings;
+        let seconds = backoff_initial.as_secs_f64() * backoff_factor.powf(self.pauses.into());
         self.pauses = self.pauses.saturating_add(1);
-        let pause =
-            self.settings.backoff_initial.saturating_mul(factor).min(self.settings.backoff_max);
-        let permille = 1_000 - JITTER_PERCENT * 10 + self.dice.roll() % (JITTER_PERCENT * 20 + 1);
-        let permille = u32::try_from(permille).expect("at most 1200");
-        pause.saturating_mul(permille) / 1_000
+        // Out of range means too long by far.
+        let pause = Duration::try_from_secs_f64(seconds).unwrap_or(backoff_max).min(backoff_max);
+        pause.mul_f64(1.0 + backoff_jitter * (2.0 * self.dice.share() - 1.0))
     }
 }
 
@@ -78,6 +88,12 @@ impl Restarts {
 struct Dice(u64);
 
 impl Dice {
+    /// From 0 to 1.
+    fn share(&mut self) -> f64 {
+        let roll = u32::try_from(self.roll() >> 32).expect("32 bits are left");
+        f64::from(roll) / f64::from(u32::MAX)
+    }
+
     fn roll(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.0;

@@ -2,30 +2,45 @@
 
 mod drain;
 mod model;
+mod restarts;
 
 use api::contract::exit;
 
 use super::*;
-use crate::user_function::{Cadence, Probe};
+use crate::{
+    config::Restart,
+    exit::Verdict,
+    user_function::{Cadence, Probe},
+};
 
 const SEC: Duration = Duration::from_secs(1);
 
 fn supervise() -> Supervise {
     Supervise {
+        restart: Restart::Always,
         backoff_initial: Duration::from_millis(500),
+        backoff_factor: 2.0,
+        backoff_jitter: 0.2,
         backoff_max: 30 * SEC,
         stable_after: 60 * SEC,
         budget: 5,
         budget_window: 600 * SEC,
         start_timeout: 120 * SEC,
         hang_after: 20 * SEC,
+        hang_action: HangAction::Restart,
         stuck_after: 600 * SEC,
         dump: false,
     }
 }
 
 fn drain() -> Drain {
-    Drain { grace: 30 * SEC, pre_delay: 5 * SEC, kill_margin: 2 * SEC, is_told: true }
+    Drain {
+        grace: 30 * SEC,
+        pre_delay: 5 * SEC,
+        kill_margin: 2 * SEC,
+        zero_on_term: true,
+        is_told: true,
+    }
 }
 
 fn user_function() -> UserFunction {
@@ -58,6 +73,9 @@ struct World {
     spawns: Vec<Duration>,
     stops_of_this_child: u32,
     failures: Vec<Duration>,
+    /// Those of them that were kills for memory.
+    kills_for_memory: Vec<Duration>,
+    hangs: u32,
     exited: Option<(u8, Option<NotReady>)>,
 }
 
@@ -74,7 +92,7 @@ impl World {
 
     fn beside(user_function: UserFunction, supervise: Supervise, drain: Drain, seed: u64) -> Self {
         let mut world = Self {
-            machine: Machine::new(supervise, drain, user_function, seed),
+            machine: Machine::new(supervise, drain, user_function, Startup::Launcher, seed),
             now: Duration::ZERO,
             child: false,
             temper: Temper::Obedient,
@@ -82,6 +100,8 @@ impl World {
             spawns: Vec::new(),
             stops_of_this_child: 0,
             failures: Vec::new(),
+            kills_for_memory: Vec::new(),
+            hangs: 0,
             exited: None,
         };
         world.give(Event::Tick);
@@ -107,12 +127,19 @@ impl World {
                 );
                 if end.verdict() == Verdict::Failure && !planned {
                     self.failures.push(self.now);
+                    if end == End::OutOfMemory {
+                        self.kills_for_memory.push(self.now);
+                    }
                 }
             }
             for action in self.machine.handle(event, self.now) {
                 assert_eq!(self.exited, None, "nothing may follow the exit");
                 match action {
                     Action::Spawn { .. } => events.extend(self.spawn()),
+                    Action::TellHang => {
+                        assert!(self.child, "nobody can hang");
+                        self.hangs += 1;
+                    }
                     Action::Dump => assert!(self.child, "there is nobody to ask"),
                     Action::Stop => events.extend(self.stop()),
                     Action::Kill => {
@@ -152,6 +179,9 @@ impl World {
         let window = self.machine.supervise.budget_window;
         let recent = self.failures.iter().filter(|at| last.saturating_sub(**at) < window).count();
         assert!(recent <= self.machine.supervise.budget as usize, "{recent} failures and a start");
+        let is_recent = |at: &&Duration| last.saturating_sub(**at) < window;
+        let for_memory = self.kills_for_memory.iter().filter(is_recent).count();
+        assert!(for_memory <= 2, "{for_memory} kills for memory and a start");
     }
 
     fn crash(&mut self, end: End) {
@@ -202,7 +232,7 @@ fn a_started_proxy_is_ready_when_it_says_so() {
     world.answer(Answer::Ready);
     assert_eq!(
         world.machine.health(),
-        Health { alive: true, ready: Ok(()), drain: health::Drain::No }
+        Health { started: true, alive: true, ready: Ok(()), drain: health::Drain::No }
     );
 }
 
@@ -217,104 +247,18 @@ fn an_answer_of_an_earlier_proxy_counts_for_nothing() {
 }
 
 #[test]
-fn f02_pauses_double_within_their_jitter() {
-    for seed in 0..200 {
-        let generous = Supervise { budget: 100, ..supervise() };
-        let mut world = World::with(generous, drain(), seed);
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            world.crash(End::Code(1));
-            let died = world.now;
-            world.advance(40 * SEC);
-            pauses.push(world.spawns.last().unwrap().saturating_sub(died).as_millis());
-        }
-        for (pause, middle) in
-            pauses.iter().zip([500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000])
-        {
-            assert!((middle * 8 / 10..=middle * 12 / 10).contains(pause), "{pauses:?}");
-        }
-    }
-}
-
-#[test]
-fn a_stable_proxy_starts_over_with_the_shortest_pause() {
-    let mut world = World::running();
-    for _ in 0..3 {
-        world.crash(End::Code(1));
-        world.advance(5 * SEC);
-    }
-    world.answer(Answer::Ready);
-    world.advance(60 * SEC);
-    world.crash(End::Code(1));
-    let spawns = world.spawns.len();
-    world.advance(Duration::from_millis(600));
-    assert_eq!(world.spawns.len(), spawns + 1);
-}
-
-#[test]
-fn f02_the_end_beyond_the_budget_is_the_last() {
-    let mut world = World::running();
-    for _ in 0..5 {
-        world.crash(End::Code(3));
-        world.advance(40 * SEC);
-        assert_eq!(world.exited, None);
-    }
-    world.crash(End::Code(3));
-    let (code, words) = world.exited.clone().unwrap();
-    assert_eq!(code, 3);
-    let words = words.unwrap();
-    assert_eq!(words.reason, reason::PROXY_CRASHED);
-    assert!(
-        words.message.contains("left with exit code 3; that was more than 5 times within 600s")
-    );
-    assert!(!world.machine.health().alive);
-}
-
-#[test]
-fn old_failures_leave_the_budget() {
-    let mut world = World::running();
-    for _ in 0..20 {
-        world.crash(End::Signal(9));
-        world.advance(121 * SEC / 2);
-        world.answer(Answer::Ready);
-        world.advance(121 * SEC / 2);
-    }
-    assert_eq!(world.exited, None);
-}
-
-#[test]
-fn a_refused_configuration_is_not_tried_again() {
-    for (end, code) in [
-        (End::Code(78), 78),
-        (End::Code(64), 78),
-        (End::Code(2), 78),
-        (End::NotFound, 127),
-        (End::NotExecutable, 126),
-    ] {
-        let mut world = World::new(1);
-        world.crash(end);
-        world.exited_with(code);
-        let (_, words) = world.exited.unwrap();
-        assert_eq!(words.unwrap().reason, reason::CONFIGURATION_REFUSED);
-    }
-}
-
-#[test]
-fn a_fresh_start_is_immediate_once_and_never_spends_the_budget() {
-    let mut world = World::running();
-    world.advance(SEC);
-    world.crash(End::Code(exit::RESTART));
-    assert_eq!(world.spawns.len(), 2, "at once");
-    world.crash(End::Code(exit::RESTART));
-    assert_eq!(world.spawns.len(), 2, "twice within 30 s is a loop");
-    world.advance(SEC);
-    assert_eq!(world.spawns.len(), 3);
-    for _ in 0..50 {
-        world.crash(End::Code(exit::RESTART));
-        world.advance(40 * SEC);
-    }
-    assert_eq!(world.exited, None);
-    assert_eq!(world.spawns.len(), 53);
+fn the_sidecar_has_started_when_what_was_asked_for_is_there() {
+    let starts = |startup| {
+        let mut machine = Machine::new(supervise(), drain(), user_function(), startup, 1);
+        let before = machine.health().started;
+        machine.handle(Event::Tick, Duration::ZERO);
+        let answer = Answer::NotReady(NotReady { reason: String::new(), message: String::new() });
+        machine.handle(Event::Answered { generation: 1, answer }, SEC);
+        machine.handle(Event::Ended(End::Signal(9)), 2 * SEC);
+        [before, machine.health().started]
+    };
+    assert_eq!(starts(Startup::Launcher), [true, true]);
+    assert_eq!(starts(Startup::Proxy), [false, true], "any answer is one, and it stays so");
 }
 
 #[test]
@@ -355,6 +299,41 @@ fn an_interrupt_waits_for_nobody() {
     world.give(Event::Interrupt);
     world.advance(5 * SEC);
     world.exited_with(KILLED);
+}
+
+#[test]
+fn a_second_interrupt_waits_no_longer() {
+    let mut world = World::running();
+    world.temper = Temper::IgnoresTerm;
+    world.give(Event::Interrupt);
+    world.advance(2 * SEC);
+    assert_eq!(world.exited, None);
+    world.give(Event::Interrupt);
+    world.exited_with(KILLED);
+
+    let mut world = World::running();
+    world.temper = Temper::IgnoresTerm;
+    world.give(Event::Interrupt);
+    world.advance(3 * SEC);
+    world.give(Event::Interrupt);
+    assert_eq!(world.exited, None, "that one comes from somebody else");
+}
+
+#[test]
+fn a_clean_stop_can_tell_which_signal_it_was() {
+    let drain = Drain { zero_on_term: false, ..drain() };
+    for (event, code) in [(Event::Terminate, 143), (Event::Interrupt, 130), (Event::Quit, 0)] {
+        let mut world = World::with(supervise(), drain.clone(), 1);
+        world.answer(Answer::Ready);
+        world.give(event.clone());
+        world.give(Event::Terminate);
+        world.advance(5 * SEC);
+        world.exited_with(code);
+        let mut world = World::with(supervise(), drain.clone(), 1);
+        world.crash(End::Signal(9));
+        world.give(event);
+        world.exited_with(code);
+    }
 }
 
 #[test]
@@ -464,10 +443,23 @@ fn a_proxy_that_hangs_is_started_again() {
     silent_for(&mut world, 20);
     assert_eq!(world.stops_of_this_child, 0);
     silent_for(&mut world, 1);
-    assert_eq!(world.stops_of_this_child, 1);
+    assert_eq!((world.stops_of_this_child, world.hangs), (1, 1));
     assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 20s"));
     world.advance(6 * SEC);
     assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
+fn a_proxy_that_hangs_is_only_told_of_when_that_is_wanted() {
+    let patient = Supervise { hang_action: HangAction::Log, ..supervise() };
+    let mut world = World::with(patient, drain(), 1);
+    world.answer(Answer::Ready);
+    for hangs in [1, 2] {
+        silent_for(&mut world, 100);
+        assert_eq!((world.hangs, world.spawns.len(), world.stops_of_this_child), (hangs, 1, 0));
+        world.not_ready(reason::PROXY_STARTING);
+        world.answer(Answer::Ready);
+    }
 }
 
 #[test]

@@ -310,6 +310,12 @@ impl Launcher {
         fs::read_to_string(self.folder.path().join("words")).unwrap()
     }
 
+    /// Waits for a piece of text in the termination file.
+    #[track_caller]
+    pub(crate) fn await_words(&self, text: &str) {
+        self.eventually(text, || self.words().contains(text).then_some(()));
+    }
+
     #[track_caller]
     pub(crate) fn not_ready_words(&self) -> (String, String) {
         let words: Value = serde_json::from_str(&self.words()).unwrap();
@@ -376,6 +382,11 @@ impl Process {
         let text = fs::read_to_string(format!("/proc/{}/status", self.0.as_raw_nonzero())).unwrap();
         let found = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         found.unwrap().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    /// A file that the kernel has about it.
+    pub(crate) fn file(self, name: &str) -> String {
+        fs::read_to_string(format!("/proc/{}/{name}", self.0.as_raw_nonzero())).unwrap()
     }
 
     pub(crate) fn command_line(self) -> Vec<String> {

@@ -26,6 +26,7 @@ fn step() -> impl Strategy<Value = Step> {
         prop_oneof![Just(0), Just(1), Just(75), Just(143)].prop_map(End::Code),
         any::<u8>().prop_map(End::Code),
         (1..=64_u8).prop_map(End::Signal),
+        Just(End::OutOfMemory),
     ];
     let temper =
         prop_oneof![Just(Temper::Obedient), Just(Temper::IgnoresTerm), Just(Temper::Undead)];
@@ -98,6 +99,10 @@ proptest! {
         restart in any::<bool>(),
         give_up in any::<bool>(),
         dump in any::<bool>(),
+        restarts in prop_oneof![
+            4 => Just(Restart::Always), 1 => Just(Restart::OnFailure), 1 => Just(Restart::Never)
+        ],
+        hang_action in prop_oneof![2 => Just(HangAction::Restart), 1 => Just(HangAction::Log)],
         steps in proptest::collection::vec(step(), 0..60),
     ) {
         let user_function = UserFunction {
@@ -106,7 +111,8 @@ proptest! {
             give_up_after: if give_up { 90 * SEC } else { Duration::ZERO },
             ..user_function()
         };
-        let mut world = World::beside(user_function, Supervise { dump, ..supervise() }, drain(), seed);
+        let supervise = Supervise { dump, restart: restarts, hang_action, ..supervise() };
+        let mut world = World::beside(user_function, supervise, drain(), seed);
         for step in steps {
             walk(&mut world, step);
         }
