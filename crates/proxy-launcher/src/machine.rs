@@ -192,6 +192,8 @@ pub struct Machine {
     interrupted_at: Option<Duration>,
     /// When the last restart was that was no failure.
     planned_restart_at: Option<Duration>,
+    /// Whether the user function has come back since this proxy was started, and may be another one.
+    is_outdated: bool,
     state: State,
     generation: u64,
     answer: Answer,
@@ -229,6 +231,7 @@ impl Machine {
             asked_by: None,
             interrupted_at: None,
             planned_restart_at: None,
+            is_outdated: false,
             state,
             generation: 0,
             answer: Answer::Ready,
@@ -257,9 +260,19 @@ impl Machine {
             }
             State::Stopping { kill_at, .. } => Some(*kill_at),
             State::Killing { give_up_at, .. } => Some(*give_up_at),
-            State::Running { .. } => self.stuck_at(),
+            State::Running { .. } => self.outdated_at().into_iter().chain(self.stuck_at()).min(),
             State::Waiting | State::Starting { .. } | State::Failed { .. } | State::Stopped => None,
         }
+    }
+
+    /// When a proxy is started again that knows its user function from before that came back.
+    fn outdated_at(&self) -> Option<Duration> {
+        let is_due = self.is_outdated
+            && self.user_function_up == Some(true)
+            && self.draining.is_none()
+            && self.user_function.on_return == OnReturn::RestartProxy;
+        let at = self.planned_restart_at.map(|at| at.saturating_add(PLANNED_RESTART_INTERVAL));
+        is_due.then_some(at.unwrap_or_default())
     }
 
     /// When a proxy that lives and serves nothing is started again.
@@ -355,9 +368,14 @@ impl Machine {
 
     /// Takes an event in.
     pub fn handle(&mut self, event: Event, now: Duration) -> Vec<Action> {
-        if now.saturating_sub(self.last_event_at) > FROZEN {
+        let frozen = now.saturating_sub(self.last_event_at);
+        if frozen > FROZEN {
             self.silence = None;
             self.unready_since = None;
+            // Nor had it any of that time, if it was frozen with us.
+            if let State::Starting { since } = &mut self.state {
+                *since = since.saturating_add(frozen);
+            }
         }
         self.last_event_at = now;
         let actions = self.react(event, now);
@@ -425,6 +443,10 @@ impl Machine {
             }
             // Starting another proxy beside one that cannot die would be two; leaving ends both.
             State::Killing { .. } => self.fail(KILLED, None),
+            State::Running { .. } if self.outdated_at().is_some_and(|at| at <= now) => {
+                self.planned_restart_at = Some(now);
+                self.replace(Why::UserFunctionReturned, now)
+            }
             State::Running { .. } => {
                 self.stuck_at = Some(now);
                 self.replace(Why::Stuck, now)
@@ -438,6 +460,7 @@ impl Machine {
         self.answer = Answer::Silent("the proxy was started and has not answered yet".to_owned());
         self.silence = None;
         self.unready_since = None;
+        self.is_outdated = false;
         self.state = State::Starting { since: now };
         vec![Action::Spawn { generation: self.generation }]
     }
@@ -464,17 +487,8 @@ impl Machine {
         if up && self.state == State::Waiting {
             return self.start(now);
         }
-        let recently = self
-            .planned_restart_at
-            .is_some_and(|at| now.saturating_sub(at) < PLANNED_RESTART_INTERVAL);
-        let restart = returned
-            && self.user_function.on_return == OnReturn::RestartProxy
-            && self.draining.is_none();
-        if !restart || recently || !matches!(self.state, State::Running { .. }) {
-            return Vec::new();
-        }
-        self.planned_restart_at = Some(now);
-        self.replace(Why::UserFunctionReturned, now)
+        self.is_outdated |= returned;
+        self.tick(now)
     }
 
     /// Leaves, and the proxy with us: its user function never came.

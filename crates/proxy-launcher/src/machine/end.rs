@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use api::contract::{NotReady, reason};
 
-use super::{Action, Machine, State, Then};
+use super::{Action, Machine, State, Then, Why};
 use crate::{
-    config::Restart,
+    config::{Restart, Supervise},
     exit::{End, Verdict},
 };
 
@@ -17,7 +17,7 @@ impl Machine {
                 if now.saturating_sub(since) >= self.supervise.stable_after {
                     self.restarts.forget_pause();
                 }
-                self.unplanned(end, now)
+                self.unplanned(end, None, now)
             }
             // What was asked to leave is no failure, however it left.
             State::Stopping { then: Then::StartAgain(why), .. }
@@ -26,10 +26,12 @@ impl Machine {
             {
                 self.start(now)
             }
-            State::Starting { .. }
-            | State::Dumping { .. }
-            | State::Stopping { then: Then::StartAgain(_), .. }
-            | State::Killing { then: Then::StartAgain(_), .. } => self.unplanned(end, now),
+            State::Starting { .. } => self.unplanned(end, None, now),
+            State::Dumping { why, .. }
+            | State::Stopping { then: Then::StartAgain(why), .. }
+            | State::Killing { then: Then::StartAgain(why), .. } => {
+                self.unplanned(end, Some(why), now)
+            }
             State::Draining { .. }
             | State::Stopping { then: Then::Leave, .. }
             | State::Killing { then: Then::Leave, .. } => self.stopped(end),
@@ -39,7 +41,8 @@ impl Machine {
         }
     }
 
-    fn unplanned(&mut self, end: End, now: Duration) -> Vec<Action> {
+    /// `stopped` is why we stopped it, if we did.
+    fn unplanned(&mut self, end: End, stopped: Option<Why>, now: Duration) -> Vec<Action> {
         let verdict = end.verdict();
         let is_final = match self.supervise.restart {
             Restart::Always => false,
@@ -61,35 +64,47 @@ impl Machine {
                 let reason = reason::CONFIGURATION_REFUSED.to_owned();
                 self.fail(end.final_code(), Some(NotReady { reason, message }))
             }
-            Verdict::FreshStart | Verdict::Failure if is_final => self.not_again(end),
+            Verdict::FreshStart | Verdict::Failure if is_final => self.not_again(end, stopped),
             Verdict::FreshStart => match self.restarts.fresh_start(now) {
                 None => self.start(now),
                 Some(pause) => self.back_off(pause, end, now),
             },
-            Verdict::Failure => self.failure(end, now),
+            Verdict::Failure => self.failure(end, stopped, now),
         }
     }
 
-    fn failure(&mut self, end: End, now: Duration) -> Vec<Action> {
+    fn failure(&mut self, end: End, stopped: Option<Why>, now: Duration) -> Vec<Action> {
         let allowed = match self.restarts.failure(end, now) {
             Ok(pause) => return self.back_off(pause, end, now),
             Err(allowed) => allowed,
         };
         let window = self.supervise.budget_window;
         let because = format!("that was more than {allowed} times within {window:?}");
-        self.crashed(end, &because)
+        self.crashed(end, stopped, &because)
     }
 
     /// Whoever runs the container is to decide.
-    fn not_again(&mut self, end: End) -> Vec<Action> {
+    fn not_again(&mut self, end: End, stopped: Option<Why>) -> Vec<Action> {
         let setting = self.supervise.restart.as_str();
-        self.crashed(end, &format!("CLOUDSTATE_LAUNCHER_RESTART is {setting}"))
+        self.crashed(end, stopped, &format!("CLOUDSTATE_LAUNCHER_RESTART is {setting}"))
     }
 
-    fn crashed(&mut self, end: End, because: &str) -> Vec<Action> {
-        let hint = end.hint();
+    fn crashed(&mut self, end: End, stopped: Option<Why>, because: &str) -> Vec<Action> {
+        let Supervise { start_timeout, hang_after, .. } = self.supervise;
+        let look = "see what it waits for in the log of the container (kubectl logs --previous), and whether \
+                    it has the processor time and memory that it needs";
+        let (what, hint) = match stopped {
+            Some(Why::NeverAnswered) => (
+                format!("did not answer within {start_timeout:?} of its start and was stopped"),
+                look,
+            ),
+            Some(Why::Hung) => {
+                (format!("did not answer any more for {hang_after:?} and was stopped"), look)
+            }
+            Some(Why::UserFunctionReturned | Why::Stuck) | None => (end.to_string(), end.hint()),
+        };
         let message =
-            format!("the proxy {end}; {because}, so it is not started again in place; {hint}");
+            format!("the proxy {what}; {because}, so it is not started again in place; {hint}");
         let reason = reason::PROXY_CRASHED.to_owned();
         self.fail(end.final_code(), Some(NotReady { reason, message }))
     }

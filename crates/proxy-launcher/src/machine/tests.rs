@@ -197,11 +197,19 @@ impl World {
 
     fn advance(&mut self, by: Duration) {
         let target = self.now + by;
-        while let Some(at) = self.machine.wake_at().filter(|at| *at <= target) {
-            self.now = self.now.max(at);
+        while self.now < target || self.machine.wake_at().is_some_and(|at| at <= target) {
+            let wanted = self.machine.wake_at().unwrap_or(target).min(target);
+            // With a proxy there is somebody who asks it.
+            let glance = if self.child { self.now + FROZEN } else { target };
+            self.now = self.now.max(wanted.min(glance));
             self.give(Event::Tick);
         }
-        self.now = target;
+    }
+
+    /// Time passes of which the launcher sees nothing.
+    fn freeze(&mut self, by: Duration) {
+        self.now += by;
+        self.give(Event::Tick);
     }
 
     #[track_caller]
@@ -408,6 +416,13 @@ fn a_returning_user_function_gets_a_new_proxy_but_not_all_the_time() {
         assert_eq!(world.spawns.len(), spawns, "{after} s later");
         world.answer(Answer::Ready);
     }
+    world.advance(30 * SEC);
+    assert_eq!(world.spawns.len(), 4, "what was too early is made up for");
+    world.give(Event::UserFunction { up: false });
+    world.give(Event::UserFunction { up: true });
+    world.answer(Answer::Ready);
+    world.advance(60 * SEC);
+    assert_eq!(world.spawns.len(), 5, "also what came while the proxy started");
     assert_eq!(world.exited, None, "it costs no budget");
 }
 
@@ -511,10 +526,39 @@ fn an_answer_in_time_is_no_hang() {
 fn a_launcher_that_was_frozen_itself_blames_nobody() {
     let mut world = World::running();
     silent_for(&mut world, 15);
-    world.advance(60 * SEC);
+    world.freeze(60 * SEC);
     silent_for(&mut world, 15);
     world.answer(Answer::Ready);
     assert_eq!((world.stops_of_this_child, world.spawns.len()), (0, 1));
+    // Nor one that is still starting.
+    let mut world = World::new(1);
+    for _ in 0..70 {
+        world.advance(SEC);
+        world.answer(Answer::Silent("not yet".to_owned()));
+    }
+    world.freeze(90 * SEC);
+    assert_eq!(world.stops_of_this_child, 0);
+    world.advance(51 * SEC);
+    assert_eq!(world.spawns.len(), 2, "it has had its 120 s now");
+}
+
+#[test]
+fn last_words_on_a_proxy_that_hung_say_so_whatever_ended_it() {
+    for (temper, code) in [(Temper::IgnoresTerm, 137), (Temper::Obedient, 143)] {
+        let mut world = World::with(Supervise { budget: 0, ..supervise() }, drain(), 1);
+        world.answer(Answer::Ready);
+        world.temper = temper;
+        silent_for(&mut world, 21);
+        world.advance(6 * SEC);
+        let (left, words) = world.exited.clone().unwrap();
+        let message = words.unwrap().message;
+        assert_eq!(left, code);
+        assert!(
+            message.starts_with("the proxy did not answer any more for 20s and was stopped"),
+            "{message}"
+        );
+        assert!(!message.contains("who else sends signals"), "{message}");
+    }
 }
 
 #[test]
