@@ -48,6 +48,9 @@ const WORKERS: usize = 4;
 /// Sidecars that are given up, or found to hang, take half a minute each by what the launcher promises.
 const BUDGET: Duration = Duration::from_mins(10);
 
+/// What is looked at when all scenarios have run.
+const RIGHTS: &str = "rights_used_by_all_scenarios_are_those_granted";
+
 /// Brings the cluster up and runs the scenarios whose names contain one of the filters, or all.
 ///
 /// # Errors
@@ -75,7 +78,24 @@ pub fn run_on(cluster: &Cluster, filters: &[String], tally: &mut Tally) -> anyho
     run_all(cluster, &alone, 1, &report);
     let took = begun.elapsed();
 
-    let (counted, failed) = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let (mut counted, mut failed) = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    // Some of the scenarios need not use all rights.
+    if filters.is_empty() {
+        match cluster.rights.balance() {
+            Ok(lines) => {
+                println!("test e2e::{RIGHTS} ... ok");
+                counted.passed += 1;
+                for line in lines {
+                    println!("     {line}");
+                }
+            }
+            Err(error) => {
+                println!("test e2e::{RIGHTS} ... FAILED\n     {error:#}");
+                counted.failed += 1;
+                failed.push(RIGHTS);
+            }
+        }
+    }
     println!("took {}", seconds(took));
     println!("e2e: {} passed, {} failed", counted.passed, counted.failed);
     *tally = counted;

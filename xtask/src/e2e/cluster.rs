@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 use xshell::Shell;
 
-use super::{jvm, wait::until};
+use super::{audit::Audit, jvm, rights::Ledger, wait::until};
 use crate::{
     cluster,
     golang::Go,
@@ -46,6 +46,10 @@ pub struct Cluster {
     pub(super) crowd: PathBuf,
     /// The program that writes valid services and all that becomes of them.
     generated: PathBuf,
+    /// Since when scenarios may have run.
+    pub(super) begun: Audit,
+    /// Which rights operators had and used.
+    pub(super) rights: Ledger,
 }
 
 impl Cluster {
@@ -65,9 +69,18 @@ impl Cluster {
         jvm::install(&progress, &running.handle)?;
         let [carts, crowd] = callers(&progress)?;
         let generated = generator(&progress)?;
-        let scripted = scripted.reference();
-        let silence = SILENCE;
-        Ok(Self { running, scripted, postgres, carts, helm, silence, crowd, generated })
+        Ok(Self {
+            running,
+            scripted: scripted.reference(),
+            postgres,
+            carts,
+            helm,
+            silence: SILENCE,
+            crowd,
+            generated,
+            begun: Audit::from_now()?,
+            rights: Ledger::default(),
+        })
     }
 
     /// Its administrator's way to the API server.

@@ -1,8 +1,13 @@
-//! Whether the operator uses every right that it has, and asks for no other.
+//! Whether the operator uses every right that it has, and asks for no other: each install for itself, and for each mode of
+//! installing it all scenarios of a run together.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use super::{audit::Audit, cluster::OPERATOR, namespace::Namespace, wait::until};
@@ -11,40 +16,123 @@ use super::{audit::Audit, cluster::OPERATOR, namespace::Namespace, wait::until};
 /// our cluster has, an owner reference is refused without the first; a Role is refused to whoever lacks what it gives.
 const UNTRACED: [&str; 2] = ["update statefulservices/finalizers.cloudstate.io", "get pods"];
 
-/// Roles that every install makes. Others may give the operator more for a purpose of their own.
-const ROLES: [&str; 2] = [OPERATOR, "cloudstate-operator-own"];
+/// Roles that installs make, and the one for proxies made of jars. Others may give the operator more for a purpose of their
+/// own.
+const ROLES: [&str; 3] = [OPERATOR, "cloudstate-operator-own", "cloudstate-operator-jvm"];
 
-/// Waits until the rights of the operator in that namespace are those that it has used since. Says how many.
-pub(super) fn are_used(
-    namespace: &Namespace<'_>,
-    operator_namespace: &str,
-    since: &Audit,
-) -> anyhow::Result<usize> {
-    let granted = granted(namespace, operator_namespace)?;
-    until("rights granted are rights used", Duration::from_secs(30), || {
-        let mut used = BTreeSet::new();
-        let mut denied = BTreeSet::new();
-        for request in since.of_account(operator_namespace, OPERATOR)? {
+/// How the operator is installed, and so what it may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Mode {
+    AllNamespaces,
+    OneNamespace,
+    EverySetting,
+}
+
+/// Rights as `<verb> <resource>`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Rights {
+    granted: BTreeSet<String>,
+    used: BTreeSet<String>,
+    /// Asked for and not granted.
+    denied: BTreeSet<String>,
+}
+
+/// What all scenarios of a run have seen, by mode.
+#[derive(Debug, Default)]
+pub(super) struct Ledger(Mutex<BTreeMap<Mode, Rights>>);
+
+impl Ledger {
+    fn add(&self, mode: Mode, seen: Rights) {
+        let mut modes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let rights = modes.entry(mode).or_default();
+        rights.granted.extend(seen.granted);
+        rights.used.extend(seen.used);
+        rights.denied.extend(seen.denied);
+    }
+
+    /// One line for each mode.
+    ///
+    /// # Errors
+    /// Names the rights of a mode that are not used by any scenario, or not granted.
+    pub(super) fn balance(&self) -> anyhow::Result<Vec<String>> {
+        let modes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(!modes.is_empty(), "no scenario has looked at rights");
+        let line = |(mode, rights): (&Mode, &Rights)| {
+            rights.balance().with_context(|| format!("{mode:?}"))?;
+            let (granted, used) = (rights.granted.len(), rights.used.len());
+            let untraced = rights.granted.difference(&rights.used).count();
+            Ok(format!(
+                "{mode:?}: {granted} rights granted, {used} of them in the audit log and {untraced} that leave no trace, none asked for beyond"
+            ))
+        };
+        modes.iter().map(line).collect()
+    }
+}
+
+impl Rights {
+    /// What that operator has now, and has done since.
+    fn of(namespace: &Namespace<'_>, operator: &str, since: &Audit) -> anyhow::Result<Self> {
+        let mut rights = Self { granted: granted(namespace, operator)?, ..Self::default() };
+        rights.look(operator, since)?;
+        Ok(rights)
+    }
+
+    /// Looks into the audit log.
+    fn look(&mut self, operator: &str, since: &Audit) -> anyhow::Result<()> {
+        for request in since.of_account(operator, OPERATOR)? {
             let right = format!("{} {}", request.verb, request.resource);
             if request.is_denied {
-                denied.insert(right);
+                self.denied.insert(right);
                 continue;
             }
             // Server-side apply is a patch that may create, and then needs both.
             if request.verb == "patch" && request.code == 201 {
-                used.insert(format!("create {}", request.resource));
+                self.used.insert(format!("create {}", request.resource));
             }
-            used.insert(right);
+            self.used.insert(right);
         }
-        let unused: Vec<_> =
-            granted.difference(&used).filter(|right| !UNTRACED.contains(&right.as_str())).collect();
-        Ok(if unused.is_empty() && denied.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("granted and not used: {unused:?}; asked for and not granted: {denied:?}"))
-        })
+        Ok(())
+    }
+
+    fn balance(&self) -> anyhow::Result<()> {
+        let Self { granted, used, denied } = self;
+        let is_traced = |right: &&String| !UNTRACED.contains(&right.as_str());
+        let unused: Vec<_> = granted.difference(used).filter(is_traced).collect();
+        let others: Vec<_> = used.difference(granted).collect();
+        ensure!(
+            unused.is_empty() && others.is_empty() && denied.is_empty(),
+            "granted and not used: {unused:?}; used and not granted: {others:?}; asked for and not granted: {denied:?}"
+        );
+        Ok(())
+    }
+}
+
+/// Waits until the rights of the operator in that namespace are those that it has used since. Says how many.
+pub(super) fn are_used(
+    namespace: &Namespace<'_>,
+    mode: Mode,
+    operator_namespace: &str,
+    since: &Audit,
+) -> anyhow::Result<usize> {
+    let mut rights = Rights::of(namespace, operator_namespace, since)?;
+    until("rights granted are rights used", Duration::from_secs(30), || {
+        rights.look(operator_namespace, since)?;
+        Ok(rights.balance().map_err(|error| error.to_string()))
     })?;
-    Ok(granted.len())
+    let count = rights.granted.len();
+    namespace.cluster.rights.add(mode, rights);
+    Ok(count)
+}
+
+/// Adds to the balance of the mode what an operator has used since that need not be all that it may do.
+pub(super) fn keep(
+    namespace: &Namespace<'_>,
+    mode: Mode,
+    operator_namespace: &str,
+    since: &Audit,
+) -> anyhow::Result<()> {
+    namespace.cluster.rights.add(mode, Rights::of(namespace, operator_namespace, since)?);
+    Ok(())
 }
 
 /// What roles give to the operator in that namespace, as `<verb> <resource>`.
@@ -132,5 +220,30 @@ mod tests {
             "list b/status.apps",
         ];
         assert_eq!(rights(&rule), expected);
+    }
+
+    fn seen(granted: &[&str], used: &[&str], denied: &[&str]) -> Rights {
+        let set = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        Rights { granted: set(granted), used: set(used), denied: set(denied) }
+    }
+
+    #[test]
+    fn scenarios_of_a_mode_are_taken_together_and_those_of_others_are_not() {
+        let ledger = Ledger::default();
+        assert!(ledger.balance().is_err());
+        ledger.add(Mode::OneNamespace, seen(&["get a", "get pods", "list a"], &["get a"], &[]));
+        let told = ledger.balance().unwrap_err();
+        assert!(format!("{told:#}").contains("OneNamespace: granted and not used: [\"list a\"]"));
+        ledger.add(Mode::OneNamespace, seen(&[], &["list a"], &[]));
+        assert_eq!(ledger.balance().unwrap().len(), 1);
+        ledger.add(Mode::EverySetting, seen(&["get a"], &["get a"], &["watch b"]));
+        let told = ledger.balance().unwrap_err();
+        assert!(format!("{told:#}").contains("asked for and not granted: {\"watch b\"}"));
+    }
+
+    #[test]
+    fn a_right_that_was_used_and_is_not_granted_is_named() {
+        let told = seen(&["get a"], &["get a", "list a"], &[]).balance().unwrap_err().to_string();
+        assert!(told.contains("used and not granted: [\"list a\"]"), "{told}");
     }
 }

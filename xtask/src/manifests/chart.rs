@@ -65,7 +65,6 @@ fn condition(when: When) -> Option<&'static str> {
         When::AllNamespaces => Some("not .Values.namespaces"),
         When::Accounts => Some("dig \"rbac\" \"dedicated-service-account\" false .Values.settings"),
         When::Secrets => Some("include \"secrets\" ."),
-        When::Jvm => Some("dig \"proxy\" \"image\" \"jvm\" \"\" .Values.settings"),
         When::JvmByRole => Some(
             "and (dig \"proxy\" \"image\" \"jvm\" \"\" .Values.settings) (ne (dig \"rbac\" \"mode\" \"role\" .Values.settings) \"bind\")",
         ),

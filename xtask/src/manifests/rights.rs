@@ -25,9 +25,7 @@ pub(super) enum When {
     Accounts,
     /// `validate-secrets`.
     Secrets,
-    /// `proxy.image.jvm`.
-    Jvm,
-    /// The same, and `rbac.mode` is `role`.
+    /// `proxy.image.jvm`, and `rbac.mode` is `role`.
     JvmByRole,
     /// The same, and `rbac.mode` is `bind`.
     JvmByBind,
@@ -94,7 +92,7 @@ pub(super) const OF_SERVICES: &[Rule] = &[
     ),
     rule(When::Secrets, "The setting validate-secrets.", "", &["secrets"], READ),
     rule(
-        When::Jvm,
+        When::JvmByRole,
         "The setting proxy.image.jvm: such proxies find each other by pods, and a right can only be given by who has it.",
         "",
         &["pods"],

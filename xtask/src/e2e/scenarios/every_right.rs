@@ -7,7 +7,7 @@ use crate::e2e::{
     audit::Audit,
     cluster::{OPERATOR, OPERATOR_NAMESPACE},
     namespace::{Namespace, READY},
-    rights,
+    rights::{self, Mode},
     wait::until,
 };
 
@@ -49,6 +49,7 @@ spec:
 pub(super) fn rights_of_all_namespaces_are_all_used(
     namespace: &mut Namespace<'_>,
 ) -> anyhow::Result<()> {
+    rights::keep(namespace, Mode::AllNamespaces, OPERATOR_NAMESPACE, &namespace.cluster.begun)?;
     namespace.cluster.forget_jars()?;
     let audit = Audit::from_now()?;
     let operator = format!("deployment/{OPERATOR}");
@@ -57,7 +58,7 @@ pub(super) fn rights_of_all_namespaces_are_all_used(
     namespace
         .kubectl(&[&["rollout", "status", &operator, "--timeout=60s"], &there[..]].concat())?;
     use_them(namespace, OPERATOR_NAMESPACE, &audit)?;
-    let count = rights::are_used(namespace, OPERATOR_NAMESPACE, &audit)?;
+    let count = rights::are_used(namespace, Mode::AllNamespaces, OPERATOR_NAMESPACE, &audit)?;
     namespace.note(format!("all {count} rights used, no other asked for"));
     Ok(())
 }

@@ -1,9 +1,9 @@
 //! Every way to install the operator, and to take it away again.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeSet, fs, time::Duration};
 
 use anyhow::{Context as _, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{
     every_right,
@@ -14,7 +14,8 @@ use crate::{
         audit::Audit,
         calls::Caller,
         namespace::{Namespace, READY},
-        operators, rights,
+        operators,
+        rights::{self, Mode},
         wait::until,
     },
     layout, manifests,
@@ -29,7 +30,7 @@ pub(super) fn kustomize_in_one_namespace(namespace: &mut Namespace<'_>) -> anyho
     namespace.apply(&installed)?;
     operators::ready(namespace)?;
     every_right::use_them(namespace, &namespace.name, &audit)?;
-    let count = rights::are_used(namespace, &namespace.name, &audit)?;
+    let count = rights::are_used(namespace, Mode::OneNamespace, &namespace.name, &audit)?;
     namespace.note(format!("all {count} rights used, no other asked for"));
     serves_after(namespace, |namespace| namespace.delete(&installed))
 }
@@ -39,47 +40,49 @@ pub(super) fn helm_with_every_setting_that_needs_rights(
     namespace: &mut Namespace<'_>,
 ) -> anyhow::Result<()> {
     operators::make_room(namespace)?;
-    let [operator, sidecar] = namespace.cluster.product_images();
-    let jvm = sidecar.reference();
-    let values = json!({
-        "image": { "repository": operator.repository, "tag": operator.tag },
-        "sidecarImage": { "repository": sidecar.repository, "tag": sidecar.tag },
-        "namespaces": [namespace.name],
-        // They are the cluster's, and there already.
-        "crds": false,
-        "settings": {
-            "validate-secrets": "on",
-            "rbac": { "dedicated-service-account": true },
-            "proxy": { "image": { "jvm": jvm } },
-        },
-    });
-    let file = layout::root().join("target").join(format!("{}.json", namespace.name));
-    fs::write(&file, values.to_string()).with_context(|| format!("write {}", file.display()))?;
-    let chart = layout::root().join(manifests::CHART).display().to_string();
-    let misspelt = namespace.helm(&["template", "x", &chart, "--set", "settings.concurency=1"]);
+    let misspelt = namespace.helm(&["template", "x", &chart(), "--set", "settings.concurency=1"]);
     let told = misspelt.err().map(|error| error.to_string()).unwrap_or_default();
     ensure!(told.contains("concurency"), "a setting that nobody knows is taken: {told}");
 
     let audit = Audit::from_now()?;
-    namespace.helm(&[
-        "install",
-        "cloudstate",
-        &chart,
-        "--values",
-        &file.display().to_string(),
-        "--wait",
-        "--timeout=60s",
-    ])?;
+    let rbac = json!({ "dedicated-service-account": true });
+    // The definitions are the cluster's, and there already.
+    helm_install(namespace, false, &json!({ "validate-secrets": "on", "rbac": rbac }))?;
     every_right::use_them(namespace, &namespace.name, &audit)?;
-    use_what_settings_ask_for(namespace)?;
-    let count = rights::are_used(namespace, &namespace.name, &audit)?;
+    use_secrets(namespace)?;
+    use_rights_of_jars(namespace, "role")?;
+    let count = rights::are_used(namespace, Mode::EverySetting, &namespace.name, &audit)?;
     namespace.note(format!("all {count} rights used, no other asked for"));
-
-    // The definitions of the chart are those of the cluster.
-    let definitions =
-        namespace.helm(&["template", "x", &chart, "--show-only=templates/definitions.yaml"])?;
-    namespace.dry_run(&definitions)?;
     serves_after(namespace, |namespace| namespace.helm(&["uninstall", "cloudstate"]).map(drop))
+}
+
+fn chart() -> String {
+    layout::root().join(manifests::CHART).display().to_string()
+}
+
+/// Installs for the namespace alone, with an image for proxies made of jars among the settings.
+fn helm_install(
+    namespace: &Namespace<'_>,
+    with_definitions: bool,
+    settings: &Value,
+) -> anyhow::Result<()> {
+    let [operator, sidecar] = namespace.cluster.product_images();
+    let mut settings = settings.clone();
+    settings["proxy"] = json!({ "image": { "jvm": sidecar.reference() } });
+    let values = json!({
+        "image": { "repository": operator.repository, "tag": operator.tag },
+        "sidecarImage": { "repository": sidecar.repository, "tag": sidecar.tag },
+        "namespaces": [namespace.name],
+        "crds": with_definitions,
+        "settings": settings,
+    });
+    let file = layout::root().join("target").join(format!("{}.json", namespace.name));
+    fs::write(&file, values.to_string()).with_context(|| format!("write {}", file.display()))?;
+    let values = file.display().to_string();
+    let install = ["install", "cloudstate", &chart(), "--values", &values];
+    // What is the cluster's already is taken over.
+    let more = ["--take-ownership", "--wait", "--timeout=60s"];
+    namespace.helm(&[&install[..], &more[..]].concat()).map(drop)
 }
 
 /// One file, with its names made those of a second operator.
@@ -177,13 +180,18 @@ spec:
     Ok(())
 }
 
-/// An account of its own, a proxy made of jars, a store with a Secret: there, and gone again.
-fn use_what_settings_ask_for(namespace: &Namespace<'_>) -> anyhow::Result<()> {
+/// A store with a Secret that is not there.
+fn use_secrets(namespace: &Namespace<'_>) -> anyhow::Result<()> {
     namespace.apply(&super::manifests::postgres_store("nowhere"))?;
     until("the store says which Secret is missing", READY, || {
         let store = namespace.kubectl(&["describe", "statefulstore", STORE])?;
         Ok(if store.contains("SecretNotFound") { Ok(()) } else { Err(store) })
-    })?;
+    })
+    .map(drop)
+}
+
+/// An account of its own and a proxy made of jars, which may read pods by a role of that kind: there, and gone again.
+fn use_rights_of_jars(namespace: &Namespace<'_>, role: &str) -> anyhow::Result<()> {
     let service = |account: &str| {
         format!(
             "
@@ -200,29 +208,34 @@ spec:{account}
 "
         )
     };
-    let ours = || -> anyhow::Result<Vec<String>> {
+    let ours = || -> anyhow::Result<BTreeSet<String>> {
         let kinds = "serviceaccounts,roles,rolebindings";
+        let path = "--output=jsonpath={range .items[*]}{.kind}/{.metadata.name}/{.roleRef.kind}{\"\\n\"}{end}";
         let selector = "--selector=app.kubernetes.io/managed-by=cloudstate.io";
-        let names = namespace.kubectl(&["get", kinds, selector, "--output=name"])?;
-        Ok(names.lines().map(str::to_owned).collect())
+        let names = namespace.kubectl(&["get", kinds, selector, path])?;
+        Ok(names.lines().map(str::to_lowercase).collect())
     };
-    let has = |what: &'static str, is_done: &dyn Fn(&[String]) -> bool| {
+    let has = |what: &str, is_done: &dyn Fn(&BTreeSet<String>) -> bool| {
         until(what, Duration::from_secs(20), || {
             let now = ours()?;
             Ok(if is_done(&now) { Ok(()) } else { Err(format!("{now:?}")) })
         })
     };
+    let account = "serviceaccount/jars/";
+    let reader = "role/cloudstate-pod-reader/";
+    let is_binding = |name: &String| name.starts_with("rolebinding/");
     namespace.apply(&service(""))?;
-    has("account, Role and RoleBinding are there", &|now| {
-        ["serviceaccount/jars", "role.rbac.authorization.k8s.io/cloudstate-pod-reader"]
-            .iter()
-            .all(|name| now.iter().any(|found| found == name))
-            && now.iter().any(|name| name.starts_with("rolebinding"))
+    has(&format!("account and RoleBinding to a {role} are there"), &|now| {
+        now.contains(account)
+            && (role != "role" || now.contains(reader))
+            && now.iter().any(|name| is_binding(name) && name.ends_with(&format!("/{role}")))
     })?;
     namespace.apply(&service("\n  serviceAccountName: default"))?;
-    has("the account is gone", &|now| !now.iter().any(|name| name == "serviceaccount/jars"))?;
+    has("the account is gone", &|now| !now.contains(account))?;
     // Rights are taken back when it is known of every service that it needs none, so not while one cannot be translated.
     namespace.kubectl(&["delete", "statefulservice", "jars", "restored"])?;
-    has("Role and RoleBinding are gone", &|now| !now.iter().any(|name| name.starts_with("role")))?;
+    has("Role and RoleBinding are gone", &|now| {
+        !now.contains(reader) && !now.iter().any(is_binding)
+    })?;
     Ok(())
 }

@@ -23,6 +23,7 @@ use crate::{
         namespace::{Namespace, READY},
         operators,
         relay::Relay,
+        rights::{self, Mode},
         wait::until,
     },
     layout,
@@ -47,6 +48,7 @@ enum Fault {
 pub(super) fn another_leads_when_the_leader_is_killed_frozen_or_cut_off(
     namespace: &mut Namespace<'_>,
 ) -> anyhow::Result<()> {
+    let begun = Audit::from_now()?;
     operators::make_room(namespace)?;
     let installed = operators::kustomized(namespace, "")?;
     // The rights without the pod.
@@ -69,7 +71,7 @@ pub(super) fn another_leads_when_the_leader_is_killed_frozen_or_cut_off(
         namespace.note(note);
     }
     namespace.note(format!("{} edits meanwhile", edits.into_inner()));
-    Ok(())
+    rights::keep(namespace, Mode::OneNamespace, &namespace.name, &begun)
 }
 
 /// Does it to the leader, and looks at what follows.
