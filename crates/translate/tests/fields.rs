@@ -24,6 +24,36 @@ const NOT_RENDERED: [&str; 5] = [
     "spec.containers[].tty",
 ];
 
+/// What objects hold that the schemas leave open, by kind and field.
+const OPEN: [(&str, &str, &[&str]); 2] = [
+    ("StatefulService", "spec.datastore.config", &["keyspace", "schema"]),
+    (
+        "StatefulStore",
+        "spec.config",
+        &[
+            "service",
+            "port",
+            "credentials",
+            "credentials.database",
+            "credentials.username",
+            "credentials.password",
+            "credentials.schema",
+            "credentialsFromSecret",
+            "credentialsFromSecret.name",
+            "credentialsFromSecret.databaseKey",
+            "credentialsFromSecret.usernameKey",
+            "credentialsFromSecret.passwordKey",
+            "credentialsFromSecret.schemaKey",
+            "ssl",
+            "ssl.mode",
+            "ssl.secret",
+            "ssl.rootCert",
+            "ssl.cert",
+            "ssl.key",
+        ],
+    ),
+];
+
 struct Row {
     kind: &'static str,
     field: String,
@@ -72,6 +102,10 @@ fn fields(kind: &str) -> Vec<String> {
     for part in ["spec", "status"] {
         walk(&schema[part], part, &mut found);
     }
+    let open = OPEN.iter().filter(|(of, ..)| *of == kind);
+    found.extend(
+        open.flat_map(|(_, field, keys)| keys.iter().map(move |key| format!("{field}.{key}"))),
+    );
     found
 }
 

@@ -118,6 +118,14 @@ impl Request {
         self.code < 400
     }
 
+    /// When it was answered, in seconds since midnight.
+    pub(super) fn seconds_of_day(&self) -> Option<f64> {
+        let (_, time) = self.answered.split_once('T')?;
+        let mut parts = time.trim_end_matches('Z').split(':').map(str::parse::<f64>);
+        let mut part = || parts.next()?.ok();
+        Some(part()? * 3600.0 + part()? * 60.0 + part()?)
+    }
+
     /// Names it for a person.
     pub(super) fn describe(&self) -> String {
         let Self { verb, resource, namespace, name, code, answered, .. } = self;
@@ -224,6 +232,8 @@ mod tests {
         assert_eq!(request.credential, "JTI=7");
         let described = "2026-11-28T23:20:24.500000Z patch statefulservices/status.cloudstate.io shop/cart: 200";
         assert_eq!(request.describe(), described);
+        let seconds = request.seconds_of_day().unwrap();
+        assert!((seconds - 84_024.5).abs() < 1e-9, "{seconds}");
     }
 
     #[test]

@@ -21,6 +21,8 @@ mod shape;
 mod sidecar;
 mod silence;
 mod specs;
+mod store_keys;
+mod waves;
 
 use super::namespace::Namespace;
 
@@ -46,12 +48,16 @@ pub(super) const ALL: &[Scenario] = &[
     // The longest come first, and wait beside the others.
     scenario!(silence::fifty_services_and_not_one_write),
     scenario!(replicas::another_leads_when_the_leader_is_killed_frozen_or_cut_off),
+    scenario!(waves::thirty_services_roll_in_waves_and_halt),
     scenario!(install_forms::kustomize_in_one_namespace),
     scenario!(install_forms::helm_with_every_setting_that_needs_rights),
     scenario!(install_forms::plain_yaml),
     scenario!(secrets::planted_passwords_show_up_nowhere),
     scenario!(orders::pieces_come_in_any_order),
     scenario!(orders::replicas_are_those_of_the_service),
+    scenario!(orders::a_store_in_memory_pins_one_pod),
+    scenario!(store_keys::every_key_of_a_postgres_store_is_used),
+    scenario!(store_keys::every_key_of_a_cassandra_store_reaches_the_sidecar),
     scenario!(sidecar::jvm_last_words_in_describe_pod),
     scenario!(life::cart_through_the_service),
     scenario!(life::deleting_the_service_removes_everything),

@@ -11,7 +11,7 @@ use crate::e2e::{
     wait::until,
 };
 
-const SIDECAR: &str = "cloudstate-sidecar";
+pub(super) const SIDECAR: &str = "cloudstate-sidecar";
 const USER: &str = "user-container";
 
 /// Every field beside the first container, in one service without a store.
@@ -291,7 +291,7 @@ fn action() -> Value {
 }
 
 /// Whether all that is wanted is there; there may be more in objects and lists.
-fn holds(actual: &Value, wanted: &Value, path: &str) -> anyhow::Result<()> {
+pub(super) fn holds(actual: &Value, wanted: &Value, path: &str) -> anyhow::Result<()> {
     match (actual, wanted) {
         (Value::Object(actual), Value::Object(wanted)) => {
             wanted.iter().try_for_each(|(key, value)| {
