@@ -256,7 +256,7 @@ pub trait Epochs: Send + Sync + 'static {
 
     /// Begins the next epoch, unless epoch, owner or beat are not those of `seen` any more. Every
     /// older epoch is fenced from here on: when this returns, no write of it can become durable any
-    /// more. Takes back the request of `owner`.
+    /// more. Takes back the request of `owner`, and the one that `seen` tells of: it has had its turn.
     async fn claim(&self, shard: Shard, owner: Owner, seen: &Lease)
     -> Result<Option<Epoch>, Error>;
 

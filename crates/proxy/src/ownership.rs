@@ -1,7 +1,7 @@
 //! Who serves the entities: a lease in the store, with an epoch for each owner. A state machine: no
 //! I/O, and no clock but the instants that come with its events. [`hold`] carries out what it says.
 //!
-//! A proxy that starts asks for the lease once. The owner sees the request with its next beat,
+//! A proxy that starts asks for the lease. The owner sees the request with its next beat,
 //! finishes what is under way, and releases; the asker begins the next epoch. An owner that died is
 //! replaced once its beats have stood still for [`STALE`], by the clock of who watches. What holds:
 //!
@@ -9,6 +9,9 @@
 //!   a moment longer; that is less than [`STALE`], so no two proxies answer at the same time (I10).
 //! - Whoever has stepped aside stands by: it takes over when nobody owns the lease and nobody who asked
 //!   takes it, or when the owner has died. So two live proxies never pull the lease to and fro.
+//! - A request has one turn: whoever takes the lease takes the request away that was there. An asker whose
+//!   request is gone and who has not had the lease yet, since it was slow for once, asks again, more and more
+//!   seldom. So whoever lives gets it in the end, and a dead one is not given it twice.
 //! - An owner that comes back from an absence of the store begins a new epoch if nobody else has.
 //! - Writes of an old epoch are refused by the store, whatever any clock said (I4).
 
@@ -34,7 +37,8 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How long an owner keeps the lease to itself after it handed over in vain, to one that died; each further time
 /// twice as long, at most [`KEEP_MAX`]. A new version that crashes again and again must not cost the old one three
-/// seconds with each of its starts.
+/// seconds with each of its starts. As long is it from one request of a proxy to the next, and as long must one have
+/// served to stand by from then on: who lost the lease sooner had nothing of it.
 const KEEP: Duration = Duration::from_secs(10);
 const KEEP_MAX: Duration = Duration::from_secs(80);
 
@@ -127,10 +131,13 @@ pub struct Ownership {
     call: Option<(Call, Instant)>,
     /// When the store is asked next.
     next: Instant,
-    asked: bool,
+    asking: Asking,
+    /// How often the owner was asked, and when it may be again.
+    asked: u32,
+    asks_from: Instant,
     watched: Option<Watched>,
-    /// Who asked before this proxy owned the lease, or was given it: is not given it again.
-    passed_over: Option<Owner>,
+    /// Whether the lease was given to somebody who asked, and has not come back.
+    handed_over: bool,
     /// How often the lease was handed over in vain, without one time in between that it was not.
     in_vain: u32,
     /// Nobody is given the lease before then.
@@ -139,6 +146,17 @@ pub struct Ownership {
     /// Why the last beat was not confirmed.
     trouble: Option<String>,
     shown: Option<Status>,
+}
+
+/// Whether to leave word with the owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// At the next occasion.
+    Due,
+    /// It was done; again when that was in vain.
+    Done,
+    /// Never again: this proxy has had the lease, and handed it over or had it long enough. It stands by.
+    Over,
 }
 
 #[derive(Clone, Debug)]
@@ -152,6 +170,7 @@ enum Phase {
 #[derive(Clone, Debug)]
 struct Term {
     guard: Guard,
+    began: Instant,
     /// Until when this proxy may serve, by the last beat that was confirmed.
     until: Instant,
     stage: Stage,
@@ -193,9 +212,11 @@ impl Ownership {
             phase: Phase::Waiting,
             call: None,
             next: now,
-            asked: false,
+            asking: Asking::Due,
+            asked: 0,
+            asks_from: now,
             watched: None,
-            passed_over: None,
+            handed_over: false,
             in_vain: 0,
             keeps_until: now,
             stopping: false,
@@ -269,8 +290,10 @@ impl Ownership {
         }
         match &self.phase {
             Phase::Owning(Term { stage: Stage::Ending { release: false }, .. }) | Phase::Left => {}
-            Phase::Waiting if self.asked => self.ask_store(Call::Look, Action::Look, now, actions),
-            Phase::Waiting => self.ask_store(Call::Ask, Action::Ask, now, actions),
+            Phase::Waiting if self.asking == Asking::Due => {
+                self.ask_store(Call::Ask, Action::Ask, now, actions);
+            }
+            Phase::Waiting => self.ask_store(Call::Look, Action::Look, now, actions),
             Phase::Owning(Term { guard, .. }) => {
                 let renew = Action::Renew(*guard);
                 self.ask_store(Call::Renew, renew, now, actions);
@@ -293,7 +316,11 @@ impl Ownership {
         self.next = now + LOOK;
         match seen {
             Ok(lease) => {
-                self.asked |= call == Call::Ask;
+                if call == Call::Ask {
+                    self.asking = Asking::Done;
+                    self.asks_from = now + keep(self.asked);
+                    self.asked += 1;
+                }
                 if matches!(self.phase, Phase::Waiting) && !self.stopping {
                     self.judge(lease, now, actions);
                 }
@@ -312,9 +339,9 @@ impl Ownership {
             // A claim whose answer was lost, or the epoch from before the store was away. Nobody
             // serves in it, and it is not taken up again: a new one tells the two apart.
             Some(owner) if owner == self.me => {
-                if self.whose_turn(lease.asked_by).is_some() {
+                if self.is_another(lease.asked_by) {
                     let guard = Guard { shard: self.shard, epoch: lease.epoch };
-                    self.passed_over = lease.asked_by;
+                    self.handed_over = true;
                     self.phase = Phase::Releasing(guard);
                     self.next = now;
                     return;
@@ -327,25 +354,30 @@ impl Ownership {
         let since = self.watch(&lease, now);
         let stale = now.duration_since(since) >= STALE || planted::is(Bug::ClaimWithoutWaiting);
         if free || stale {
-            self.taken_back(free, lease.asked_by, now);
+            self.taken_back(free, now);
             self.ask_store(Call::Claim, Action::Claim(lease), now, actions);
         } else {
-            let Lease { epoch, owner, .. } = lease;
+            let Lease { epoch, owner, asked_by, .. } = lease;
+            // Somebody else's request is not pushed aside: it has its turn first. One of the owner itself is a late
+            // one, and never has.
+            let no_other = asked_by.is_none() || asked_by == owner;
+            let is_due = no_other && now >= self.asks_from && !planted::is(Bug::AskedOnce);
+            if self.asking == Asking::Done && is_due {
+                self.asking = Asking::Due;
+            }
             self.show(Status::Other { epoch, owned: owner.is_some() }, actions);
         }
     }
 
     /// The lease is there to be taken, since it is `free` or whoever had it, or was to have it, has died.
-    fn taken_back(&mut self, free: bool, asked_by: Option<Owner>, now: Instant) {
+    fn taken_back(&mut self, free: bool, now: Instant) {
         if free {
             self.in_vain = 0;
-        } else if self.passed_over.is_some() {
-            let keep = KEEP * 2_u32.saturating_pow(self.in_vain);
-            self.keeps_until = now + keep.min(KEEP_MAX);
-            self.in_vain = (self.in_vain + 1).min(8);
+        } else if self.handed_over {
+            self.keeps_until = now + keep(self.in_vain);
+            self.in_vain += 1;
         }
-        // Whoever has asked until now stands by from now on.
-        self.passed_over = asked_by.filter(|asker| *asker != self.me);
+        self.handed_over = false;
     }
 
     /// Since when the lease is as it is.
@@ -375,7 +407,7 @@ impl Ownership {
                 self.phase = if self.stopping {
                     Phase::Releasing(guard)
                 } else {
-                    Phase::Owning(Term { guard, until: now, stage: Stage::Fresh })
+                    Phase::Owning(Term { guard, began: now, until: now, stage: Stage::Fresh })
                 };
             }
             Ok(None) => {}
@@ -400,19 +432,19 @@ impl Ownership {
                 if planted::is(Bug::LeaseTooLong) {
                     term.until += 10 * SERVE;
                 }
-                let (guard, until, stage) = (term.guard, term.until, term.stage);
-                if let Some(asker) = self.whose_turn(asked_by)
+                let Term { guard, began, until, stage } = *term;
+                if self.is_another(asked_by)
                     && !matches!(stage, Stage::Ending { .. })
                     && now >= self.keeps_until
                 {
-                    self.passed_over = Some(asker);
                     return self.hand_over(now, actions);
                 }
                 match stage {
                     // The answer took so long that it says nothing any more.
                     Stage::Fresh if now >= until => self.next = now,
                     Stage::Fresh => {
-                        self.phase = Phase::Owning(Term { guard, until, stage: Stage::Serving });
+                        let stage = Stage::Serving;
+                        self.phase = Phase::Owning(Term { guard, began, until, stage });
                         actions.extend([Action::Begin(guard), Action::ServeUntil(until)]);
                         self.show(Status::Owner, actions);
                     }
@@ -437,14 +469,19 @@ impl Ownership {
         }
     }
 
-    /// Who asked and is to be given the lease.
-    fn whose_turn(&self, asked_by: Option<Owner>) -> Option<Owner> {
-        asked_by.filter(|asker| *asker != self.me && Some(*asker) != self.passed_over)
+    /// Whether somebody else asked, who is to be given the lease.
+    fn is_another(&self, asked_by: Option<Owner>) -> bool {
+        asked_by.is_some_and(|asker| asker != self.me)
     }
 
     /// Somebody has asked for the lease.
     fn hand_over(&mut self, now: Instant, actions: &mut Vec<Action>) {
         let Phase::Owning(term) = &mut self.phase else { return };
+        self.handed_over = true;
+        if term.stage == Stage::Serving {
+            // Who has only claimed it was not seen by anybody as the owner.
+            self.asking = Asking::Over;
+        }
         if term.stage == Stage::Fresh {
             self.phase = Phase::Releasing(term.guard);
             self.next = now;
@@ -460,9 +497,13 @@ impl Ownership {
     }
 
     fn ended(&mut self, now: Instant) {
-        let Phase::Owning(Term { guard, stage: Stage::Ending { release }, .. }) = self.phase else {
+        let Phase::Owning(Term { guard, began, stage: Stage::Ending { release }, .. }) = self.phase
+        else {
             return;
         };
+        if now.saturating_duration_since(began) >= KEEP {
+            self.asking = Asking::Over;
+        }
         self.phase = if release { Phase::Releasing(guard) } else { Phase::Waiting };
         self.watched = None;
         self.next = now;
@@ -485,6 +526,11 @@ impl Ownership {
             actions.push(Action::Show(status));
         }
     }
+}
+
+/// How long after so many times.
+fn keep(times: u32) -> Duration {
+    (KEEP * 2_u32.saturating_pow(times.min(8))).min(KEEP_MAX)
 }
 
 /// Whether nothing happened between two looks. A request is a sign of life of who asks, and so counts

@@ -152,7 +152,8 @@ impl Epochs for Memory {
         lease.epoch.0 += 1;
         self.changes.send_modify(|count| *count += 1);
         lease.owner = Some(owner);
-        lease.asked_by = lease.asked_by.filter(|asker| *asker != owner);
+        lease.asked_by =
+            lease.asked_by.filter(|asker| *asker != owner && Some(*asker) != seen.asked_by);
         Ok(Some(lease.epoch))
     }
 

@@ -29,6 +29,7 @@ macro_rules! tests {
             a_deleted_value_keeps_its_version,
             values_that_do_not_fit_take_no_neighbour_with_them,
             a_lease_is_claimed_once_and_released_on_request,
+            a_claim_takes_back_its_own_request_and_the_one_that_it_has_seen,
             what_is_asked_claimed_and_released_is_told,
             no_write_of_an_older_epoch_comes_after_a_claim,
             a_long_history_comes_as_a_stream,
@@ -313,6 +314,21 @@ pub(crate) async fn a_lease_is_claimed_once_and_released_on_request(store: Opene
     store.release(guard).await.unwrap();
     let lease = store.lease(shard).await.unwrap();
     assert_eq!((lease.epoch, lease.owner, lease.asked_by), (Epoch(2), Some(yours), None));
+}
+
+pub(crate) async fn a_claim_takes_back_its_own_request_and_the_one_that_it_has_seen(store: Opened) {
+    let (shard, mine, yours, theirs) = (Shard::WHOLE, owner(1), owner(2), owner(3));
+    let seen = store.ask(shard, yours).await.unwrap();
+    assert_eq!(store.claim(shard, mine, &seen).await.unwrap(), Some(Epoch(1)));
+    assert_eq!(store.lease(shard).await.unwrap().asked_by, None, "it has had its turn");
+    let seen = store.ask(shard, yours).await.unwrap();
+    store.ask(shard, theirs).await.unwrap();
+    assert_eq!(store.claim(shard, mine, &seen).await.unwrap(), Some(Epoch(2)));
+    let seen = store.lease(shard).await.unwrap();
+    assert_eq!(seen.asked_by, Some(theirs), "nobody has seen that one yet");
+    let unseen = Lease { asked_by: None, ..seen };
+    assert_eq!(store.claim(shard, mine, &unseen).await.unwrap(), Some(Epoch(3)));
+    assert_eq!(store.lease(shard).await.unwrap().asked_by, Some(theirs));
 }
 
 pub(crate) async fn what_is_asked_claimed_and_released_is_told(store: Opened) {

@@ -165,8 +165,8 @@ fn ready(status: &Status) -> Result<(), NotReady> {
         Status::Other { epoch, owned: true } => (
             reason::OWNERSHIP_PENDING,
             format!(
-                "another proxy owns the entities in epoch {}: it was asked once to hand them over, and is \
-                 replaced when it dies",
+                "another proxy owns the entities in epoch {}: it was asked to hand them over, and is replaced \
+                 when it dies",
                 epoch.0
             ),
         ),

@@ -30,7 +30,8 @@ impl Store {
                 }
                 now.epoch.0 += 1;
                 now.owner = Some(me);
-                now.asked_by = now.asked_by.filter(|asker| *asker != me);
+                now.asked_by =
+                    now.asked_by.filter(|asker| *asker != me && Some(*asker) != seen.asked_by);
                 Event::Claimed(Ok(Some(now.epoch)))
             }
             Action::Renew(_) if self.away => Event::Renewed(Err(away())),
@@ -211,7 +212,7 @@ fn a_store_that_comes_back_finds_the_same_owner_in_a_new_epoch() {
     let mut store = Store::default();
     let (mut proxy, mut other) = (owner(&mut store, 1), Proxy::new(2));
     store.lease.asked_by = None;
-    other.machine.asked = true;
+    other.machine.asking = Asking::Over;
     store.away = true;
     pass(30 * SECOND, &mut store, &mut [&mut proxy, &mut other]);
     store.away = false;
@@ -223,15 +224,77 @@ fn a_store_that_comes_back_finds_the_same_owner_in_a_new_epoch() {
 #[test]
 fn a_frozen_owner_does_not_serve_when_it_wakes_and_learns_that_it_was_replaced() {
     let mut store = Store::default();
-    let (mut old, mut new) = (owner(&mut store, 1), Proxy::new(2));
+    let mut old = owner(&mut store, 1);
+    pass(KEEP, &mut store, &mut [&mut old]);
+    let mut new = Proxy::new(2);
     old.frozen = true;
     pass(STALE + SECOND, &mut store, &mut [&mut old, &mut new]);
     assert!(new.serves() && !old.serves());
     old.frozen = false;
     pass(MOMENT, &mut store, &mut [&mut old, &mut new]);
     assert_eq!(old.ended, [How::Now]);
-    pass(20 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    pass(200 * SECOND, &mut store, &mut [&mut old, &mut new]);
     assert!(new.serves());
+}
+
+#[test]
+fn an_asker_that_was_slow_once_asks_again_and_gets_the_lease_as_soon_as_the_owner_gives_it() {
+    let mut store = Store::default();
+    let (mut old, mut new) = (owner(&mut store, 1), Proxy::new(2));
+    new.on(&mut store, Event::Woken);
+    new.frozen = true;
+    pass(STALE + SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(old.serves(), "it took back what was not taken");
+    assert_eq!(store.lease.asked_by, None, "a request has one turn");
+    new.frozen = false;
+    pass(8 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(old.serves(), "it keeps what it took back for a while");
+    pass(5 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(new.serves());
+    pass(200 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(new.serves() && store.lease.epoch == Epoch(3), "nobody asks it back");
+}
+
+#[test]
+fn who_lost_the_lease_within_seconds_asks_again() {
+    let mut store = Store::default();
+    let (mut old, mut new) = (owner(&mut store, 1), Proxy::new(2));
+    pass(SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(new.serves());
+    new.frozen = true;
+    pass(STALE + SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(old.serves());
+    new.frozen = false;
+    pass(KEEP + 5 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert!(new.serves());
+}
+
+#[test]
+fn one_that_is_slow_each_time_is_given_the_lease_more_and_more_seldom() {
+    let mut store = Store::default();
+    let (mut old, mut new) = (owner(&mut store, 1), Proxy::new(2));
+    let (begun, mut given) = (now(), Vec::new());
+    while now() < begun + 600 * SECOND {
+        new.frozen = store.lease.asked_by == Some(new.me);
+        pass(10 * MOMENT, &mut store, &mut [&mut old, &mut new]);
+        if old.ended.len() > given.len() {
+            given.push((now() - begun).as_secs());
+        }
+    }
+    assert!((5..=11).contains(&given.len()), "given at {given:?} s");
+    let apart: Vec<_> = given.windows(2).map(|two| two[1] - two[0]).collect();
+    assert!(apart[..4].is_sorted() && apart.last() >= Some(&80), "{apart:?} s apart");
+}
+
+#[test]
+fn a_request_that_waits_is_not_pushed_aside_by_one_that_asks_again() {
+    let mut store = Store::default();
+    let (mut old, mut new, other) = (owner(&mut store, 1), Proxy::new(2), Proxy::new(3));
+    old.machine.keeps_until = now() + 30 * SECOND;
+    new.machine.asking = Asking::Done;
+    store.lease.asked_by = Some(other.me);
+    pass(20 * SECOND, &mut store, &mut [&mut old, &mut new]);
+    assert_eq!(store.lease.asked_by, Some(other.me));
 }
 
 #[test]
@@ -302,15 +365,17 @@ fn those_that_die_with_the_lease_are_given_it_more_and_more_seldom() {
 }
 
 #[test]
-fn of_two_that_claim_the_same_lease_one_stands_by() {
+fn of_two_that_claim_the_same_lease_one_waits_and_both_have_it_once() {
     let mut store = Store::default();
     drop(owner(&mut store, 1));
     let (mut one, mut two) = (Proxy::new(2), Proxy::new(3));
     pass(STALE + SECOND, &mut store, &mut [&mut one, &mut two]);
-    assert!(one.serves() != two.serves());
+    let first = one.serves();
+    assert!(first != two.serves());
     assert_eq!(store.lease.epoch, Epoch(2));
-    pass(20 * SECOND, &mut store, &mut [&mut one, &mut two]);
-    assert_eq!(store.lease.epoch, Epoch(2));
+    pass(200 * SECOND, &mut store, &mut [&mut one, &mut two]);
+    assert!(first == two.serves() && first != one.serves());
+    assert_eq!(store.lease.epoch, Epoch(3));
 }
 
 #[test]

@@ -59,6 +59,7 @@ impl World {
                 let open = life.entities.len();
                 life.tenure = Some(Tenure { number, guard, ending: false });
                 life.until = Time::MAX;
+                life.served = true;
                 self.truth.check(open == 0, "I4", || format!("{open} entities are open still"));
             }
             Action::ServeUntil(until) => {

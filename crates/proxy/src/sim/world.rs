@@ -36,6 +36,9 @@ const CALLERS: usize = 9;
 const COMMANDS: u64 = 18;
 /// When a world that does not come to rest counts as stuck.
 const STUCK: Time = 900 * SECONDS;
+/// How long everybody may wait for the lease once nothing goes wrong any more: those who were slow ask again after
+/// 80 s at most, and who has it keeps it for 80 s at most.
+const TURNS: Time = 200 * SECONDS;
 /// Actions of ten thousand behind which the process is gone.
 const CRASHES: u64 = 4;
 /// What is told of a world in which a promise broke.
@@ -109,6 +112,8 @@ pub(super) struct Life {
     pub(super) entities: BTreeMap<usize, Entity>,
     pub(super) writes: Writes,
     pub(super) stopping: bool,
+    /// Whether it has been the owner.
+    pub(super) served: bool,
 }
 
 pub(super) struct World {
@@ -118,6 +123,8 @@ pub(super) struct World {
     pub(super) random: Random,
     /// Whether things go wrong.
     pub(super) chaos: bool,
+    /// When that was over.
+    calm: Time,
     queue: BinaryHeap<Reverse<(Time, u64)>>,
     due: BTreeMap<u64, Next>,
     pub(super) number: u64,
@@ -151,6 +158,7 @@ impl World {
             base: Instant::now(),
             random: Random::new(seed),
             chaos: true,
+            calm: Time::MAX,
             queue: BinaryHeap::new(),
             due: BTreeMap::new(),
             number: 0,
@@ -190,7 +198,7 @@ impl World {
             if self.truth.broken.is_some() {
                 break;
             }
-            if self.callers.iter().all(Caller::is_done) {
+            if self.callers.iter().all(Caller::is_done) && self.all_had_their_turn() {
                 break;
             }
         }
@@ -310,6 +318,7 @@ impl World {
             entities: BTreeMap::new(),
             writes: Writes::default(),
             stopping: false,
+            served: false,
         });
         self.own(who, ownership::Event::Woken);
     }
@@ -348,6 +357,16 @@ impl World {
         self.note(|| "nothing goes wrong any more".to_owned());
         self.chaos = false;
         self.away = false;
+        self.calm = self.now;
+    }
+
+    /// Whether every proxy has been the owner.
+    fn all_had_their_turn(&mut self) -> bool {
+        let served = |slot: &Slot| slot.life.as_ref().is_some_and(|life| life.served);
+        let all = self.slots.iter().all(served);
+        let late = self.now.saturating_sub(self.calm) > TURNS;
+        self.truth.check(all || !late, "L1", || "a proxy waits for the lease for ever".to_owned());
+        all
     }
 
     fn two_owners(&mut self) {

@@ -35,7 +35,8 @@ SELECT epoch, owner, beat, asked_by, pg_notify($4, $1) FROM asked";
 /// The rows of the epochs can be changed only when no write of an older epoch is under way any more.
 const CLAIM: &str = "
 WITH claimed AS (
-    UPDATE {leases} SET epoch = epoch + 1, owner = $3, asked_by = nullif(asked_by, $3)
+    UPDATE {leases} SET epoch = epoch + 1, owner = $3,
+        asked_by = CASE WHEN asked_by IN ($3, $8) THEN NULL ELSE asked_by END
     WHERE service = $1 AND shard = $2 AND epoch = $4 AND owner IS NOT DISTINCT FROM $5 AND beat = $6
     RETURNING epoch
 ), fenced AS (
@@ -100,14 +101,11 @@ impl Leases {
             self.create(doing, shard).await?;
         }
         let (epoch, beat) = (number(seen.epoch.0), number(seen.beat));
+        let asked_by = seen.asked_by.map(|asker| asker.0.to_string());
         let seen = seen.owner.map(|owner| owner.0.to_string());
-        let rows = self
-            .run(
-                doing,
-                &self.claim,
-                &[&self.service, &shard, &owner, &epoch, &seen, &beat, &CHANNEL],
-            )
-            .await?;
+        let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 8] =
+            [&self.service, &shard, &owner, &epoch, &seen, &beat, &CHANNEL, &asked_by];
+        let rows = self.run(doing, &self.claim, &parameters).await?;
         Ok(rows.first().map(|row| Epoch(row.get::<_, i64>(0).unsigned_abs())))
     }
 

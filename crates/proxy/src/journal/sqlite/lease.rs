@@ -57,7 +57,8 @@ impl Leases {
             }
             lease.epoch.0 += 1;
             lease.owner = Some(owner);
-            lease.asked_by = lease.asked_by.filter(|asker| *asker != owner);
+            lease.asked_by =
+                lease.asked_by.filter(|asker| *asker != owner && Some(*asker) != seen.asked_by);
             Some(lease.epoch)
         })
     }
