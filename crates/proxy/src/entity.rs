@@ -13,6 +13,7 @@ mod outbound;
 mod registry;
 mod room;
 mod text;
+mod turn;
 mod value;
 mod wire;
 
@@ -24,6 +25,7 @@ use protocol::cloudstate::{Forward, Metadata, SideEffect};
 pub use context::{Context, Orphan};
 pub use driver::View;
 pub use registry::Entities;
+pub use turn::Turns;
 
 /// What an entity answered.
 #[derive(Clone, Debug, PartialEq)]
@@ -118,6 +120,8 @@ pub struct Limits {
     pub queue: usize,
     /// Replies of one entity that may wait for the journal.
     pub in_flight: usize,
+    /// Entities whose history is read at once, if the memory budget has room for as many.
+    pub replays: usize,
     /// Idle time after which an entity is passivated, unless its service says otherwise.
     pub passivation: Duration,
     /// From one sign of progress to the next while an entity is activated.
@@ -135,6 +139,7 @@ impl Default for Limits {
         Self {
             queue: 1_000,
             in_flight: 32,
+            replays: 32,
             passivation: Duration::from_secs(30),
             activation: Duration::from_secs(5),
             command: Duration::from_mins(1),

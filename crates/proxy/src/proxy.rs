@@ -28,7 +28,7 @@ use crate::{
     config::Config,
     discovery::{Discovery, Outdated, Refused},
     ending::{Ending, Outcome},
-    entity::{Context, Entities},
+    entity::{Context, Entities, Turns},
     journal::{Batcher, Memory, Store},
     metrics::{self, Metrics, Sources},
     ownership,
@@ -223,6 +223,7 @@ async fn serve(
         metrics: metrics.clone(),
         reporter: reporter.clone(),
         orphans,
+        turns: Turns::new(config.entities.replays, &budget),
         budget: budget.clone(),
         limits: config.entities,
     });

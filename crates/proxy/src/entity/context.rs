@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tracing::warn;
 
-use super::{Answer, Limits};
+use super::{Answer, Limits, Turns};
 use crate::{
     budget::Budget,
     journal::{Batcher, Store},
@@ -32,6 +32,8 @@ pub struct Context {
     pub orphans: mpsc::Sender<Orphan>,
     /// What all of them together may hold.
     pub budget: Budget,
+    /// Whose history is read.
+    pub turns: Turns,
     /// The bounds.
     pub limits: Limits,
 }

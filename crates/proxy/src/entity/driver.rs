@@ -25,6 +25,7 @@ use super::{
     meter::Meter,
     outbound::{self, Outbound},
     room::Leaving,
+    turn::Turn,
     wire::{Address, Wire},
 };
 use crate::{
@@ -59,6 +60,8 @@ pub(super) struct Driver {
     inbox: mpsc::UnboundedReceiver<Inbound>,
     /// Those who wait for an answer, nearly in the order in which they will get it.
     callers: VecDeque<(Ticket, oneshot::Sender<Answer>)>,
+    /// Its place among those whose history is read.
+    turn: Turn,
     history: History,
     /// Our side of the stream.
     outbound: Option<Outbound>,
@@ -153,6 +156,7 @@ impl Driver {
             guard,
             inbox,
             callers: VecDeque::new(),
+            turn: Turn::None,
             history: History::None,
             outbound: None,
             opening: false,
@@ -166,7 +170,12 @@ impl Driver {
 
     /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in.
     pub(super) async fn run(mut self, forget: impl Fn(&EntityId) -> bool + Send) {
+        let mut ended = false;
         loop {
+            // Again behind one who has only looked, and so was in the way of the first time.
+            if ended && forget(&self.id) {
+                return;
+            }
             let Some(event) = self.next().await else { continue };
             let now = Instant::now();
             self.busy = now;
@@ -175,6 +184,7 @@ impl Driver {
                     tell!(info, self, error = why, "stream to the user function ended");
                 }
                 Event::LoadFailed(why) => tell!(warn, self, error = why, "history not read"),
+                Event::TimedOut => self.tell_of_timeout(),
                 Event::Written(Written::Committed) => {}
                 Event::Written(outcome) => tell!(warn, self, ?outcome, "write failed"),
                 _ => {}
@@ -184,19 +194,29 @@ impl Driver {
             if let (Some(meter), Some(cause)) = (&mut self.meter, cause) {
                 meter.follows(cause, &actions, now);
             }
-            let mut ended = false;
+            ended = false;
             for action in actions {
                 ended |= action == Action::End;
                 self.perform(action);
-            }
-            if ended && forget(&self.id) {
-                return;
             }
             if self.outbound.is_some() {
                 // It goes on, or begins anew.
                 self.leaving = None;
             }
         }
+    }
+
+    /// Logs an activation that is not over in time, and who keeps it waiting.
+    fn tell_of_timeout(&self) {
+        let Glance { phase, queued, sequence, .. } = self.machine.glance();
+        let is_read = !matches!(self.history, History::None);
+        let waits_for = match &self.outbound {
+            _ if !is_read && !self.opening => return,
+            Some(outbound) if !outbound.has_room() || self.opening => "the user function",
+            _ => "the store",
+        };
+        let (limit, at) = (self.context.limits.activation, sequence.0);
+        tell!(warn, self, phase, waits_for, ?limit, queued, at, "not activated in time");
     }
 
     /// The next thing that happens; none when somebody has only looked.
@@ -209,8 +229,16 @@ impl Driver {
                 self.opening = false;
                 Event::Opened
             }
+            () = self.turn.called() => {
+                let kind = self.service.kind;
+                self.history = History::load(&self.context.journal, kind, &self.id);
+                Event::LoadBegins
+            }
             event = replay(&mut self.history, self.outbound.as_ref()) => {
                 self.opening = matches!(event, Event::LoadEnded);
+                if matches!(event, Event::LoadEnded | Event::LoadFailed(_)) {
+                    self.turn = Turn::None;
+                }
                 event
             }
             Some(inbound) = self.inbox.next() => return self.take(inbound),
@@ -253,8 +281,8 @@ impl Driver {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Load => {
-                let kind = self.service.kind;
-                self.history = History::load(&self.context.journal, kind, &self.id);
+                self.history = History::None;
+                self.turn = self.context.turns.line_up();
             }
             Action::Open => self.open(),
             Action::Send(message) => {
@@ -268,15 +296,9 @@ impl Driver {
             }
             Action::Write { expected, write } => self.write(expected, write),
             Action::Release(ticket, answer) => self.release(ticket, answer),
-            Action::HalfClose => {
-                self.history = History::None;
-                self.opening = false;
-                self.outbound = None;
-            }
+            Action::HalfClose => self.stop_speaking(),
             Action::Abort => {
-                self.history = History::None;
-                self.opening = false;
-                self.outbound = None;
+                self.stop_speaking();
                 self.inbound = UserStream::None;
             }
             Action::Arm(timer) => self.arm(timer),
@@ -287,6 +309,14 @@ impl Driver {
             }
             Action::End => tell!(debug, self, "passive"),
         }
+    }
+
+    /// Ends the reading of the history and our side of the stream, as far as they are there.
+    fn stop_speaking(&mut self) {
+        self.turn = Turn::None;
+        self.history = History::None;
+        self.opening = false;
+        self.outbound = None;
     }
 
     /// Hands an answer to its caller, or to whoever carries out what callers that left began.
@@ -468,7 +498,69 @@ impl Deadline {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+    use crate::{
+        budget::{self, Budget},
+        entity::{Limits, Turns, caller::Handle},
+        journal::{Batcher, Epoch, Memory, Shard, Store},
+        metrics::Metrics,
+        report::Reporter,
+        route::{Kind, Routes},
+        user_function::UserFunction,
+    };
+
+    /// What entities share that never speak to their user function.
+    fn context(budget: &Budget) -> Context {
+        let journal: Arc<dyn Store> = Arc::new(Memory::default());
+        let user_function = UserFunction::new("127.0.0.1:9", user_function::Limits::default());
+        let user_function = user_function.unwrap();
+        let limits = Limits::default();
+        Context {
+            writes: Batcher::new(&journal, limits.append),
+            journal,
+            metrics: Metrics::new(&Routes::default()),
+            reporter: Reporter::start(&user_function),
+            user_function,
+            orphans: tokio::sync::mpsc::channel(1).0,
+            turns: Turns::new(limits.replays, budget),
+            budget: budget.clone(),
+            limits,
+        }
+    }
+
+    #[tokio::test]
+    async fn one_who_only_looks_does_not_keep_an_entity_that_has_ended() {
+        let budget = Budget::new(budget::DEFAULT);
+        let (name, persistence_id) = ("Cart".to_owned(), "carts".to_owned());
+        let id = EntityId { persistence_id: persistence_id.clone(), key: "7".to_owned() };
+        let kind = Kind::EventSourced;
+        let service = Service { name, kind, persistence_id, passivation_timeout: None };
+        let (handle, inbox) = Handle::new(1);
+        let guard = Guard { shard: Shard::WHOLE, epoch: Epoch(1) };
+        let driver = Driver::new(
+            Arc::new(context(&budget)),
+            Arc::new(service),
+            Arc::new(id),
+            inbox,
+            guard,
+            budget.entities().try_take(1).unwrap(),
+        );
+        handle.tell(Inbound::CallerLeft(1));
+        let has_looked = AtomicBool::new(false);
+        // Somebody looks at the moment at which the entity would be forgotten.
+        let forget = |_id: &EntityId| {
+            if has_looked.swap(true, Ordering::SeqCst) {
+                return true;
+            }
+            handle.tell(Inbound::Look(oneshot::channel().0));
+            false
+        };
+        let ended = time::timeout(Duration::from_mins(1), driver.run(forget)).await;
+        assert!(ended.is_ok(), "the entity stays, and so does the room that it takes");
+        assert_eq!(budget.entities().used(), 0);
+    }
 
     #[tokio::test]
     async fn a_deadline_runs_out_when_it_was_armed_last() {

@@ -46,6 +46,8 @@ pub enum Event {
     Arrived(Request),
     /// The caller does not wait any more.
     CallerLeft(Ticket),
+    /// It is the entity's turn: its history begins to be read.
+    LoadBegins,
     /// The store gave the state that the activation begins with; first of all, when there is one. A
     /// deleted value has a count of writes and no state.
     State(Sequence, Option<Any>),
@@ -83,7 +85,7 @@ pub enum StreamEnd {
 /// What is to be done, in this order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    /// Begin to read the entity's history; abandons an earlier reading.
+    /// Read the entity's history as soon as it is its turn; abandons an earlier reading.
     Load,
     /// Open a stream to the user function.
     Open,
@@ -156,8 +158,8 @@ const STRAYS_MAX: usize = 16;
 enum Phase {
     /// No activation.
     Passive,
-    /// The history is read; `opened` once the stream is there and `init` was sent.
-    Recovering { opened: bool },
+    /// The history is to be read.
+    Recovering(Reading),
     /// The user function is on its way to the state that the history has given.
     Opening,
     /// Commands are served; at most one is with the user function.
@@ -168,6 +170,16 @@ enum Phase {
     Closing,
     /// The stream is gone; writes may still be under way.
     Settling,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// Others are read before.
+    InLine,
+    /// It has begun.
+    Begun,
+    /// The stream is there and `init` was sent.
+    Opened,
 }
 
 /// What can be seen of an entity from outside.
@@ -224,7 +236,8 @@ impl Machine {
     pub fn glance(&self) -> Glance {
         let phase = match self.phase {
             Phase::Passive => "passive",
-            Phase::Recovering { .. } => "recovering",
+            Phase::Recovering(Reading::InLine) => "in line to be read",
+            Phase::Recovering(_) => "recovering",
             Phase::Opening => "opening",
             Phase::Running => "running",
             Phase::Awaiting(_) => "awaiting the user function",
@@ -244,7 +257,8 @@ impl Machine {
         let mut actions = Vec::new();
         match event {
             Event::Arrived(request) => self.queue.push_back(Queued { request, retried: false }),
-            Event::CallerLeft(ticket) => self.queue.retain(|q| q.request.ticket != ticket),
+            Event::CallerLeft(ticket) => self.caller_left(ticket, &mut actions),
+            Event::LoadBegins => self.load_begins(&mut actions),
             Event::State(sequence, state) => self.state(sequence, state, &mut actions),
             Event::Replay(sequence, event) => self.replay(sequence, event, &mut actions),
             Event::LoadEnded => self.load_ended(&mut actions),
@@ -271,8 +285,8 @@ impl Machine {
             if self.queue.is_empty() && !reactivate {
                 actions.extend([Action::Disarm, Action::End]);
             } else {
-                self.phase = Phase::Recovering { opened: false };
-                actions.extend([Action::Load, Action::Arm(Timer::Activation)]);
+                self.phase = Phase::Recovering(Reading::InLine);
+                actions.push(Action::Load);
             }
         }
         if self.phase == Phase::Running && self.unacknowledged.len() < self.in_flight_max {
@@ -295,16 +309,34 @@ impl Machine {
         actions.extend([Action::Send(command), Action::Arm(Timer::Command)]);
     }
 
+    fn caller_left(&mut self, ticket: Ticket, actions: &mut Vec<Action>) {
+        let before = self.queue.len();
+        self.queue.retain(|queued| queued.request.ticket != ticket);
+        let was_last = before > 0 && self.queue.is_empty();
+        if was_last && self.phase == Phase::Recovering(Reading::InLine) {
+            // Nobody wants to have it read any more, and others wait behind it.
+            self.abort(actions);
+        }
+    }
+
+    /// The time in line does not count: how long that takes is the affair of those before.
+    fn load_begins(&mut self, actions: &mut Vec<Action>) {
+        if self.phase == Phase::Recovering(Reading::InLine) {
+            self.phase = Phase::Recovering(Reading::Begun);
+            actions.push(Action::Arm(Timer::Activation));
+        }
+    }
+
     fn state(&mut self, sequence: Sequence, state: Option<Any>, actions: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Recovering { .. }) {
+        if matches!(self.phase, Phase::Recovering(_)) {
             self.open(sequence, state, actions);
             actions.push(Action::Arm(Timer::Activation));
         }
     }
 
     fn replay(&mut self, sequence: Sequence, event: Any, actions: &mut Vec<Action>) {
-        let Phase::Recovering { opened } = self.phase else { return };
-        if !opened {
+        let Phase::Recovering(reading) = self.phase else { return };
+        if reading != Reading::Opened {
             self.open(Sequence::default(), None, actions);
         }
         self.sequence = sequence;
@@ -315,7 +347,7 @@ impl Machine {
     /// Opens the stream; `init` goes out at once, since some user functions send their headers only
     /// behind their own first message.
     fn open(&mut self, sequence: Sequence, state: Option<Any>, actions: &mut Vec<Action>) {
-        self.phase = Phase::Recovering { opened: true };
+        self.phase = Phase::Recovering(Reading::Opened);
         self.sequence = sequence;
         self.command_id = 0;
         self.strays = 0;
@@ -324,8 +356,8 @@ impl Machine {
     }
 
     fn load_ended(&mut self, actions: &mut Vec<Action>) {
-        let Phase::Recovering { opened } = self.phase else { return };
-        if !opened {
+        let Phase::Recovering(reading) = self.phase else { return };
+        if reading != Reading::Opened {
             self.open(Sequence::default(), None, actions);
         }
         self.phase = Phase::Opening;
@@ -340,7 +372,7 @@ impl Machine {
     }
 
     fn load_failed(&mut self, actions: &mut Vec<Action>) {
-        if matches!(self.phase, Phase::Recovering { .. }) {
+        if matches!(self.phase, Phase::Recovering(_)) {
             let text = "the entity's history cannot be read";
             let failure = Failure::new(FailureKind::Unavailable, text);
             self.fail_queue(&failure, actions);
@@ -514,11 +546,17 @@ impl Machine {
     fn timed_out(&mut self, actions: &mut Vec<Action>) {
         match self.phase {
             Phase::Passive | Phase::Settling => {}
-            Phase::Recovering { .. } | Phase::Opening => {
-                let failure =
-                    Failure::new(FailureKind::Unavailable, "the entity was not activated in time");
-                self.fail_queue(&failure, actions);
-                self.abort(actions);
+            Phase::Recovering(reading) => {
+                let why = match reading {
+                    Reading::InLine | Reading::Begun => "the store did not give its history",
+                    Reading::Opened => {
+                        "the store or the user function did not go on with its history"
+                    }
+                };
+                self.not_activated(why, actions);
+            }
+            Phase::Opening => {
+                self.not_activated("the user function did not take its history", actions);
             }
             // Something still waits for the store, which has a limit of its own.
             Phase::Running if !self.unacknowledged.is_empty() => {
@@ -538,6 +576,12 @@ impl Machine {
             }
             Phase::Closing => self.abort(actions),
         }
+    }
+
+    fn not_activated(&mut self, why: &str, actions: &mut Vec<Action>) {
+        let text = format!("the entity was not activated in time: {why}");
+        self.fail_queue(&Failure::new(FailureKind::Unavailable, text), actions);
+        self.abort(actions);
     }
 
     fn half_close(&mut self, actions: &mut Vec<Action>) {

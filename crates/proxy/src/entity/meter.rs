@@ -124,7 +124,7 @@ impl Meter {
                 return if self.stopping { Cause::Expected } else { Cause::Unexpected };
             }
             Event::Stop => self.stopping = true,
-            Event::State(_, None) | Event::LoadEnded | Event::Passivate => {}
+            Event::LoadBegins | Event::State(_, None) | Event::LoadEnded | Event::Passivate => {}
         }
         Cause::Expected
     }

@@ -67,6 +67,11 @@ impl Outbound {
         self.until(ROOM).await;
     }
 
+    /// Whether there is room for more of a replay.
+    pub(super) fn has_room(&self) -> bool {
+        lock(&self.0).bytes < ROOM
+    }
+
     /// Waits until the transport has taken all that was said; for ever on a stream that was cut.
     pub(super) async fn taken(&self) {
         self.until(1).await;

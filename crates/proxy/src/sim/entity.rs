@@ -33,6 +33,8 @@ pub(super) struct Entity {
     pub(super) left: BTreeSet<Ticket>,
     /// Outcomes of writes, in order.
     pub(super) writes: VecDeque<(u64, Option<Written>)>,
+    /// Its place among those that are read.
+    turn: Option<u64>,
     history: Option<(u64, History)>,
     /// Of a value: which state the store gave.
     base: Node,
@@ -44,6 +46,7 @@ pub(super) struct Entity {
 /// What happens to an entity; numbers tell what is still of interest.
 #[derive(Debug)]
 pub(super) enum EntityNext {
+    Called(u64),
     Loads(u64),
     Opened(u64),
     Says(u64, Says),
@@ -65,6 +68,7 @@ impl World {
             waiting: BTreeSet::new(),
             left: BTreeSet::new(),
             writes: VecDeque::new(),
+            turn: None,
             history: None,
             base: entity,
             opening: None,
@@ -113,6 +117,12 @@ impl World {
             return;
         }
         match next {
+            EntityNext::Called(number) => {
+                if open.turn == Some(number) {
+                    open.turn = None;
+                    self.called(who, entity, opened, number);
+                }
+            }
             EntityNext::Loads(number) => self.loads(who, entity, number),
             EntityNext::Opened(number) => {
                 if open.opening == Some(number) {
@@ -177,6 +187,17 @@ impl World {
         }
     }
 
+    /// It is the entity's turn to be read.
+    fn called(&mut self, who: Who, entity: usize, opened: u64, number: u64) {
+        let (kind, id) = (self.service(entity).kind, Arc::clone(self.id(entity)));
+        let store = Arc::clone(&self.store);
+        if let Some(open) = self.life(who).and_then(|life| life.entities.get_mut(&entity)) {
+            open.history = Some((number, History::load(&store, kind, &id)));
+        }
+        self.load_soon(who, entity, opened, number);
+        self.on(who, entity, Event::LoadBegins);
+    }
+
     fn loads(&mut self, who: Who, entity: usize, number: u64) {
         let fails = self.away || (self.chaos && self.random.chance(50));
         let Some(open) = self.life(who).and_then(|life| life.entities.get_mut(&entity)) else {
@@ -230,7 +251,6 @@ impl World {
     fn perform(&mut self, who: Who, entity: usize, opened: u64, action: Action) {
         let number = self.next_number();
         let (kind, id) = (self.service(entity).kind, Arc::clone(self.id(entity)));
-        let store = Arc::clone(&self.store);
         let chaos = self.chaos;
         let down = self.slots[who.slot].function_down;
         let guard = self.life(who).and_then(|life| Some(life.tenure.as_ref()?.guard));
@@ -239,12 +259,15 @@ impl World {
         };
         match action {
             Action::Load => {
-                open.history = Some((number, History::load(&store, kind, &id)));
+                open.history = None;
+                open.turn = Some(number);
                 let unfinished = open.writes.len();
                 self.truth.check(unfinished == 0, "I3", || {
                     format!("entity {entity} is read while {unfinished} writes are under way")
                 });
-                self.load_soon(who, entity, opened, number);
+                let line = if chaos && self.random.chance(300) { 4 * SECONDS } else { MILLIS };
+                let line = self.random.within(0, line);
+                self.after(line, Next::Entity(who, entity, opened, EntityNext::Called(number)));
             }
             Action::Open => {
                 open.stream = Some((number, Stream::new(kind, entity, open.base, down)));
@@ -280,6 +303,7 @@ impl World {
                 self.told(who, ticket, Some(&answer));
             }
             Action::HalfClose => {
+                open.turn = None;
                 open.history = None;
                 open.opening = None;
                 if let Some((stream_number, stream)) = &mut open.stream {
@@ -292,6 +316,7 @@ impl World {
                 }
             }
             Action::Abort => {
+                open.turn = None;
                 open.history = None;
                 open.opening = None;
                 open.stream = None;

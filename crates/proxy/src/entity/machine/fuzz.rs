@@ -74,6 +74,7 @@ impl World {
     fn perform(&mut self, action: Action) {
         match action {
             Action::Load => {
+                self.events.push_back(Event::LoadBegins);
                 match self.kind {
                     Kind::Value if self.stored > 0 => {
                         self.events.push_back(Event::State(Sequence(self.stored), None));
@@ -110,7 +111,8 @@ impl World {
                 self.events.retain(|event| {
                     !matches!(
                         event,
-                        Event::LoadEnded
+                        Event::LoadBegins
+                            | Event::LoadEnded
                             | Event::Opened
                             | Event::State(..)
                             | Event::Replay(..)

@@ -20,7 +20,7 @@ struct World {
     stored: u64,
     /// Writes under way: the sequence they follow, and how many events or versions.
     writes: VecDeque<(u64, u64)>,
-    /// The next event of the reading under way.
+    /// The next event of the reading under way; 0 while the entity waits for its turn.
     loading: Option<u64>,
     /// Whether the machine waits for the stream to be open.
     opening: bool,
@@ -74,7 +74,7 @@ impl World {
             Action::Load => {
                 assert!(self.writes.is_empty(), "read while a write is under way");
                 assert!(self.stream.is_none(), "two activations at once");
-                self.loading = Some(1);
+                self.loading = Some(0);
             }
             Action::Open => self.stream = Some(Stream::default()),
             Action::Send(message) => self.sent(message),
@@ -185,7 +185,10 @@ impl World {
             }
             return;
         };
-        if self.kind == Kind::Value && next == 1 && self.stored > 0 {
+        if next == 0 {
+            self.loading = Some(1);
+            self.on(Event::LoadBegins);
+        } else if self.kind == Kind::Value && next == 1 && self.stored > 0 {
             self.loading = Some(self.stored + 1);
             self.on(Event::State(Sequence(self.stored), Some(Any::default())));
         } else if next <= self.stored {

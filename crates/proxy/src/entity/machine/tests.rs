@@ -128,7 +128,8 @@ fn activated(machine: &mut Machine) -> Vec<Action> {
 #[test]
 fn the_first_command_activates_and_is_sent_once_the_history_is() {
     let mut machine = passive(Kind::EventSourced);
-    assert_eq!(machine.on(request(1)), [Action::Load, Action::Arm(Timer::Activation)]);
+    assert_eq!(machine.on(request(1)), [Action::Load]);
+    assert_eq!(machine.on(Event::LoadBegins), [Action::Arm(Timer::Activation)]);
 
     let state = Outgoing::Init(Some(State { sequence: Sequence(5), payload: any("S") }));
     let actions = machine.on(Event::State(Sequence(5), Some(any("S"))));
@@ -140,6 +141,49 @@ fn the_first_command_activates_and_is_sent_once_the_history_is() {
     assert!(sent(&machine.on(Event::LoadEnded)).is_empty(), "the stream may never open");
     assert_eq!(sent(&machine.on(Event::Opened)), [1]);
     assert_eq!(written(&machine.on(says(reply(1, answer("r"), &["g"])))), [Sequence(6)]);
+}
+
+#[test]
+fn time_in_line_does_not_count_and_a_place_is_given_up_when_all_callers_have_left() {
+    let mut machine = passive(Kind::EventSourced);
+    machine.on(request(1));
+    assert_eq!(machine.on(request(2)), [], "no timer runs while others are read");
+    assert_eq!(machine.glance().phase, "in line to be read");
+    assert_eq!(machine.on(Event::CallerLeft(1)), []);
+    assert_eq!(machine.on(Event::CallerLeft(1)), []);
+    let gone = machine.on(Event::CallerLeft(2));
+    assert_eq!(gone, [Action::Abort, Action::Disarm, Action::Disarm, Action::End]);
+
+    machine.on(request(3));
+    machine.on(Event::LoadBegins);
+    assert_eq!(machine.on(Event::CallerLeft(3)), [], "what is read already is read to its end");
+    assert!(sent(&activated(&mut machine)).is_empty());
+}
+
+#[test]
+fn an_activation_that_takes_too_long_says_at_what() {
+    let late = |steps: &[fn() -> Event]| {
+        let mut machine = passive(Kind::EventSourced);
+        machine.on(request(1));
+        machine.on(Event::LoadBegins);
+        for step in steps {
+            machine.on(step());
+        }
+        let actions = machine.on(Event::TimedOut);
+        assert!(actions.contains(&Action::Abort), "{actions:?}");
+        match released(&actions)[..] {
+            [(1, Answer { then: Then::Fail(ref failure), .. })] => failure.message.clone(),
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let begin = "the entity was not activated in time: ";
+    let read: fn() -> Event = || Event::Replay(Sequence(1), any("e"));
+    let taken: fn() -> Event = || Event::LoadEnded;
+    assert_eq!(late(&[]), format!("{begin}the store did not give its history"));
+    let both = "the store or the user function did not go on with its history";
+    assert_eq!(late(&[read]), format!("{begin}{both}"));
+    let function = "the user function did not take its history";
+    assert_eq!(late(&[read, taken]), format!("{begin}{function}"));
 }
 
 #[test]
