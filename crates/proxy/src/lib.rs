@@ -24,6 +24,7 @@ pub mod report;
 pub mod route;
 pub mod router;
 pub mod serve;
+mod shown;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 pub mod spec;

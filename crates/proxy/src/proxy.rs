@@ -17,7 +17,11 @@ use api::{
     contract::{NotReady, exit, reason},
 };
 use futures::FutureExt as _;
-use tokio::{net::TcpListener, sync::mpsc, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::mpsc,
+    time::{self, Instant},
+};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -238,7 +242,8 @@ async fn serve(
     // Nobody else sets it.
     drop(sources.set(looked_at));
     let router = Router::new(discovered, entities.clone(), actions, reporter, config.edge.call);
-    router.adopt(orphaned);
+    let no_more = CancellationToken::new();
+    let adopting = router.adopt(orphaned, no_more.clone());
     let calls = budget.calls().clone();
     let edge = Edge::new(router.clone(), readiness.clone(), metrics, calls, config.edge);
     let leave = CancellationToken::new();
@@ -268,6 +273,17 @@ async fn serve(
     leave.cancel();
     if let Some(owning) = owning {
         owning.await.map_err(Error::Panicked)?;
+    }
+    // Entities that ended last may have said what is to be done for callers that were gone.
+    no_more.cancel();
+    let left = finish_by.saturating_duration_since(Instant::now()).max(FOLLOW_MIN);
+    let followed = async {
+        drop(adopting.await);
+        // What nobody waited for is a task of its own.
+        router.stop(left).await
+    };
+    if !time::timeout(left, followed).await.unwrap_or(false) {
+        warn!(after = ?left, "effects of commands whose callers had left were cut");
     }
     info!("drained");
     served

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use crate::user_function::UserFunction;
+use crate::{shown, user_function::UserFunction};
 
 /// Reports that may wait; what comes on top is in the log only.
 const WAITING: usize = 64;
@@ -62,6 +62,7 @@ impl Reporter {
 
     /// Logs what happened and tells the user function, which need not listen.
     pub fn report(&self, message: String) {
+        let message = shown::report(message);
         if self.is_news(&message) {
             warn!(message, "the user function broke the protocol");
             self.send(message);
@@ -70,6 +71,7 @@ impl Reporter {
 
     /// The same for what is in the log already.
     pub fn hand_on(&self, message: String) {
+        let message = shown::report(message);
         if self.is_news(&message) {
             self.send(message);
         }
@@ -132,5 +134,17 @@ mod tests {
             told.push(message);
         }
         assert_eq!(told, ["a", "b", "a"]);
+    }
+
+    #[tokio::test]
+    async fn a_report_is_cut_to_what_somebody_reads() {
+        let (queue, mut reports) = mpsc::channel(WAITING);
+        let reporter = Reporter { queue, recent: Arc::default() };
+        reporter.report("long ".repeat(1 << 20));
+        reporter.hand_on("much ".repeat(1 << 20));
+        for told in [reports.recv().await.unwrap(), reports.recv().await.unwrap()] {
+            assert!(told.len() < 5_000 && told.ends_with("… (5242880 bytes)"), "{told}");
+        }
+        assert!(reporter.recent().iter().all(|(_, message)| message.len() < 5_000));
     }
 }

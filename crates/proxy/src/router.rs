@@ -12,14 +12,14 @@ mod way;
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures::{FutureExt as _, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _, stream};
 use protocol::cloudstate::Metadata;
 use tokio::{
     sync::{Semaphore, mpsc, watch},
+    task::JoinHandle,
     time::{self, Instant},
 };
-use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     action::{Actions, Input},
@@ -87,22 +87,25 @@ impl Router {
         &self.shared.routes
     }
 
-    /// Carries out what is left of commands whose callers have gone, until no entity can leave
-    /// any more.
-    pub fn adopt(&self, orphans: mpsc::Receiver<Orphan>) {
+    /// Carries out what is left of commands whose callers have gone. Behind `last` no more of them come: then
+    /// the task ends when those that are there have been carried out.
+    pub fn adopt(
+        &self,
+        orphans: mpsc::Receiver<Orphan>,
+        last: CancellationToken,
+    ) -> JoinHandle<()> {
         let shared = Arc::downgrade(&self.shared);
-        let adopted =
-            ReceiverStream::new(orphans).for_each_concurrent(ORPHANS_MAX, move |orphan| {
-                let shared = shared.upgrade();
-                async move {
-                    let Some(shared) = shared else { return };
-                    let Orphan { service, answer } = orphan;
-                    let settled = Arc::clone(&shared).settle(None, service.name.clone(), answer);
-                    // Nobody waits for the outcome.
-                    drop(shared.tasks.spawn(settled).await);
-                }
-            });
-        tokio::spawn(adopted);
+        let adopted = until(orphans, last).for_each_concurrent(ORPHANS_MAX, move |orphan| {
+            let shared = shared.upgrade();
+            async move {
+                let Some(shared) = shared else { return };
+                let Orphan { service, answer } = orphan;
+                let settled = Arc::clone(&shared).settle(None, service.name.clone(), answer);
+                // Nobody waits for the outcome.
+                drop(shared.tasks.spawn(settled).await);
+            }
+        });
+        tokio::spawn(adopted)
     }
 
     /// Has a command carried out that gets one reply. `timeout` is what the caller's deadline leaves.
@@ -187,6 +190,17 @@ impl Router {
             |_panic| Failure::new(FailureKind::Internal, "the command could not be finished");
         task.await.unwrap_or_else(|panic| Err(broke(panic)))
     }
+}
+
+/// What comes in until `last`, and what is there then.
+fn until<T>(receiver: mpsc::Receiver<T>, last: CancellationToken) -> impl Stream<Item = T> {
+    stream::unfold((receiver, last), |(mut receiver, last)| async move {
+        if let Some(next) = last.run_until_cancelled(receiver.recv()).await {
+            return Some((next?, (receiver, last)));
+        }
+        receiver.close();
+        Some((receiver.recv().await?, (receiver, last)))
+    })
 }
 
 impl Shared {

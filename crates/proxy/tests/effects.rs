@@ -215,6 +215,22 @@ async fn a_stop_waits_for_effects() {
 }
 
 #[tokio::test]
+async fn effects_of_what_an_entity_says_while_the_proxy_leaves_are_over_before_it_is_gone() {
+    let mut stand = Stand::start().await;
+    let wait = doing("a", 0, [to("send", "counter.Desk/Ask", item("", 0))]);
+    let caller = tokio::spawn(call(stand.channel().await, "Wait", Request::new(wait)));
+    let seen = |what: &str| stand.counter.seen().iter().any(|seen| seen.starts_with(what));
+    eventually("the command is at its target", async || seen("command 1 Wait")).await;
+    caller.abort();
+    assert!(caller.await.unwrap_err().is_cancelled());
+    stand.stop.cancel();
+    eventually("readiness is gone", async || stand.get("/ready").await.contains("Draining")).await;
+    stand.counter.go();
+    tokio::time::timeout(support::PATIENCE, &mut stand.proxy).await.unwrap().unwrap().unwrap();
+    assert!(seen("unary"), "{:?}", stand.counter.seen());
+}
+
+#[tokio::test]
 async fn a_reply_to_an_effect_may_be_read_at_once() {
     let stand = Stand::start().await;
     let steps = [to("effect", ADD, item("a", 4)), to("forward", GET, item("a", 0))];

@@ -35,6 +35,7 @@ use proxy::{
 };
 use support::{
     counter::{Counter, Item, Total, item},
+    desk::to,
     eventually, get,
 };
 use testbed::postgres::{NAME, Postgres};
@@ -310,7 +311,9 @@ async fn an_owner_that_stood_still_answers_nothing_and_writes_nothing_when_it_wa
     let old = Proxy::ready(&store).await;
     assert_eq!(old.value("Add", item("a", 2)).await, 2);
     let channel = old.channel();
-    let read = tokio::spawn(support::call(channel.clone(), "Wait", Request::new(item("a", 0))));
+    let effect = to("send", "counter.Desk/Ask", item("", 0));
+    let wait = Item { steps: vec![effect], ..item("a", 0) };
+    let read = tokio::spawn(support::call(channel.clone(), "Wait", Request::new(wait)));
     let seen = || old.counter.seen().iter().any(|what| what.ends_with("Wait"));
     eventually("the read is at the user function", async || seen()).await;
     let write = tokio::spawn(support::call(channel, "Add", Request::new(item("a", 100))));
@@ -322,6 +325,8 @@ async fn an_owner_that_stood_still_answers_nothing_and_writes_nothing_when_it_wa
     let (read, write) = (read.await.unwrap(), write.await.unwrap());
     assert_eq!(read.unwrap_err().code(), Code::Unavailable, "a value of yesterday");
     assert_eq!(write.unwrap_err().code(), Code::Unavailable);
+    let seen = || old.counter.seen().iter().any(|what| what.starts_with("unary"));
+    eventually("what follows from the answer is carried out", async || seen()).await;
     assert_eq!(new.value("Get", item("a", 0)).await, 5);
 }
 

@@ -65,3 +65,24 @@ impl Context {
         }
     }
 }
+
+/// What entities share that never speak to their user function, and what is left to others.
+#[cfg(test)]
+pub(super) fn alone(budget: &Budget) -> (Context, mpsc::Receiver<Orphan>) {
+    let journal: Arc<dyn Store> = Arc::new(crate::journal::Memory::default());
+    let limits = crate::user_function::Limits::default();
+    let user_function = UserFunction::new("127.0.0.1:9", limits).expect("an address");
+    let (limits, (orphans, orphaned)) = (Limits::default(), mpsc::channel(1));
+    let context = Context {
+        writes: Batcher::new(&journal, limits.append),
+        journal,
+        metrics: Metrics::new(&crate::route::Routes::default()),
+        reporter: Reporter::start(&user_function),
+        user_function,
+        orphans,
+        turns: Turns::new(limits.replays, budget),
+        budget: budget.clone(),
+        limits,
+    };
+    (context, orphaned)
+}

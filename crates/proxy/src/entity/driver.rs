@@ -32,7 +32,7 @@ use crate::{
     budget::Taken,
     journal::{Append, EntityId, Guard, Put, Sequence, Version, Written},
     route::Service,
-    user_function,
+    shown, user_function,
 };
 
 /// What reaches an entity from outside.
@@ -100,7 +100,7 @@ macro_rules! tell {
         let command = $driver.command.as_ref();
         $level!(
             entity.kind = %$driver.id.persistence_id,
-            entity.key = %$driver.id.key,
+            entity.key = %shown::key(&$driver.id.key),
             command.id = command.map(|command| command.id),
             trace = command.and_then(|command| command.trace.as_deref()),
             $($rest)+
@@ -503,32 +503,10 @@ mod tests {
     use super::*;
     use crate::{
         budget::{self, Budget},
-        entity::{Limits, Turns, caller::Handle},
-        journal::{Batcher, Epoch, Memory, Shard, Store},
-        metrics::Metrics,
-        report::Reporter,
-        route::{Kind, Routes},
-        user_function::UserFunction,
+        entity::{caller::Handle, context},
+        journal::{Epoch, Shard},
+        route::Kind,
     };
-
-    /// What entities share that never speak to their user function.
-    fn context(budget: &Budget) -> Context {
-        let journal: Arc<dyn Store> = Arc::new(Memory::default());
-        let user_function = UserFunction::new("127.0.0.1:9", user_function::Limits::default());
-        let user_function = user_function.unwrap();
-        let limits = Limits::default();
-        Context {
-            writes: Batcher::new(&journal, limits.append),
-            journal,
-            metrics: Metrics::new(&Routes::default()),
-            reporter: Reporter::start(&user_function),
-            user_function,
-            orphans: tokio::sync::mpsc::channel(1).0,
-            turns: Turns::new(limits.replays, budget),
-            budget: budget.clone(),
-            limits,
-        }
-    }
 
     #[tokio::test]
     async fn one_who_only_looks_does_not_keep_an_entity_that_has_ended() {
@@ -540,7 +518,7 @@ mod tests {
         let (handle, inbox) = Handle::new(1);
         let guard = Guard { shard: Shard::WHOLE, epoch: Epoch(1) };
         let driver = Driver::new(
-            Arc::new(context(&budget)),
+            Arc::new(context::alone(&budget).0),
             Arc::new(service),
             Arc::new(id),
             inbox,

@@ -21,6 +21,7 @@ use crate::{
     journal::{EntityId, Sequence, Written},
     planted::{self, Bug},
     route::Service,
+    shown,
 };
 
 /// Names one command among all of this proxy.
@@ -607,7 +608,8 @@ impl Machine {
     }
 
     fn report(&self, what: &str) -> Action {
-        Action::Report(format!("{} {:?}: {what}", self.service.name, self.id.key))
+        let text = format!("{} {:?}: {what}", self.service.name, shown::key(&self.id.key));
+        Action::Report(shown::report(text))
     }
 }
 

@@ -31,7 +31,8 @@ use super::{
 use crate::{
     budget::{Budget, Taken},
     journal::{EntityId, Epoch, Guard},
-    route::{Method, Target},
+    route::{Method, Service, Target},
+    shown,
 };
 
 /// Parts of the table that are locked apart, so that calls seldom meet.
@@ -192,7 +193,7 @@ impl Entities {
             };
             debug!(
                 entity.kind = method.service.persistence_id,
-                entity.key = key,
+                entity.key = key.as_deref().map(shown::key).as_deref(),
                 name = method.name,
                 trace,
                 ?kind,
@@ -213,17 +214,11 @@ impl Entities {
             Ok(caller) => caller,
             Err(failure) => return failure.into(),
         };
-        match caller.answer().await {
-            Some(answer) if self.shared.serves() => answer,
-            Some(_) => {
-                let late = "this proxy may not own its entities any more";
-                Failure::new(FailureKind::Unavailable, late).into()
-            }
-            None => {
-                let gone = "the entity ended without an answer";
-                Failure::new(FailureKind::Unavailable, gone).into()
-            }
-        }
+        let Some(answer) = caller.answer().await else {
+            let gone = "the entity ended without an answer";
+            return Failure::new(FailureKind::Unavailable, gone).into();
+        };
+        self.shared.heard(&method.service, answer)
     }
 
     /// Puts a command into the inbox of its entity, once there is room to open that one.
@@ -340,6 +335,17 @@ impl Shared {
         self.began.elapsed().as_millis() < u128::from(self.until.load(Ordering::Relaxed))
     }
 
+    /// What a caller is told that gets this answer now.
+    fn heard(&self, service: &Arc<Service>, answer: Answer) -> Answer {
+        if self.serves() {
+            return answer;
+        }
+        // What follows from it is owed all the same: it is durable, whoever owns the entity now.
+        self.context.adopt(service, answer);
+        let late = "this proxy may not own its entities any more";
+        Failure::new(FailureKind::Unavailable, late).into()
+    }
+
     pub(super) fn part(&self, id: &EntityId) -> MutexGuard<'_, Part> {
         let at = usize::try_from(self.hasher.hash_one(id) % PARTS as u64).unwrap_or_default();
         self.parts[at].lock().unwrap_or_else(PoisonError::into_inner)
@@ -367,5 +373,31 @@ impl Shared {
         for part in &self.parts {
             part.lock().unwrap_or_else(PoisonError::into_inner).clear();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use protocol::cloudstate::SideEffect;
+
+    use super::*;
+    use crate::{budget, entity::context, journal::Shard, route::Kind};
+
+    #[tokio::test]
+    async fn what_follows_from_an_answer_that_comes_too_late_is_carried_out() {
+        let (context, mut orphans) = context::alone(&Budget::new(budget::DEFAULT));
+        let entities = Entities::new(context);
+        let (name, persistence_id) = ("Cart".to_owned(), "carts".to_owned());
+        let kind = Kind::EventSourced;
+        let service = Arc::new(Service { name, kind, persistence_id, passivation_timeout: None });
+        let answer = Answer { effects: vec![SideEffect::default()], then: Then::Nothing };
+        entities.begin(Guard { shard: Shard::WHOLE, epoch: Epoch(1) });
+        assert_eq!(entities.shared.heard(&service, answer.clone()), answer);
+        assert!(orphans.try_recv().is_err(), "its caller sees to it");
+        // As after a stop of the whole process.
+        entities.serve_until(Instant::now());
+        let told = entities.shared.heard(&service, answer.clone());
+        assert!(told.effects.is_empty() && matches!(told.then, Then::Fail(_)), "{told:?}");
+        assert_eq!(orphans.try_recv().unwrap().answer, answer);
     }
 }

@@ -80,7 +80,7 @@ const PROTO: &str = r#"
         rpc Leave(Item) returns (Total);
         // Never answers.
         rpc Hang(Item) returns (Total);
-        // Answers once the test says so.
+        // Answers once the test says so, and does the steps.
         rpc Wait(Item) returns (Total);
         // Sends the caller's metadata back.
         rpc Echo(Item) returns (Total);
@@ -373,7 +373,11 @@ impl Instance {
             "Mumble" => return Some(EventSourcedStreamOut { message: None }),
             "Leave" => return None,
             "Hang" => std::future::pending().await,
-            "Wait" => self.counter.shared.go.notified().await,
+            "Wait" => {
+                self.counter.shared.go.notified().await;
+                let response = desk::responses(item.steps).pop().unwrap_or_default();
+                reply.side_effects = response.side_effects;
+            }
             "Echo" => metadata = command.metadata,
             "Do" => {
                 if item.amount != 0 {

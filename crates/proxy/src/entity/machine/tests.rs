@@ -187,6 +187,20 @@ fn an_activation_that_takes_too_long_says_at_what() {
 }
 
 #[test]
+fn a_report_shows_the_beginning_of_a_key_that_is_as_long_as_a_message() {
+    let id = EntityId { persistence_id: "carts".to_owned(), key: "k".repeat(4 << 20) };
+    let mut machine = Machine::new(service(Kind::EventSourced), Arc::new(id), 32);
+    machine.phase = Phase::Running;
+    let actions = machine.on(says(reply(9, answer("r"), &[])));
+    let report = actions.iter().find_map(|action| match action {
+        Action::Report(report) => Some(report),
+        _ => None,
+    });
+    let report = report.unwrap();
+    assert!(report.len() < 500 && report.contains("… (4194304 bytes)"), "{report}");
+}
+
+#[test]
 fn init_has_no_state_when_there_is_none() {
     let init = [Action::Open, Action::Send(Outgoing::Init(None)), Action::Arm(Timer::Activation)];
     let mut machine = passive(Kind::EventSourced);

@@ -13,7 +13,10 @@ use super::{
     schema::Prefix,
     write::number,
 };
-use crate::journal::{EntityId, Error, Loaded, Sequence, Version};
+use crate::{
+    journal::{EntityId, Error, Loaded, Sequence, Version},
+    shown,
+};
 
 /// Largest page in bytes of payload, but for a single event that is larger, and in events.
 pub(super) const PAGE_BYTES: i64 = 256 * 1024;
@@ -154,5 +157,6 @@ fn reading(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> Error {
     let EntityId { persistence_id, key } = entity;
+    let key = shown::key(key);
     Error::new(format!("read {persistence_id} {key:?} from Postgres"), source)
 }

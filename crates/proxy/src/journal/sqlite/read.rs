@@ -12,7 +12,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use tokio::sync::Semaphore;
 
 use super::schema;
-use crate::journal::{EntityId, Error, Loaded, Position, Published, Sequence, Version};
+use crate::{
+    journal::{EntityId, Error, Loaded, Position, Published, Sequence, Version},
+    shown,
+};
 
 /// Connections that read at once; whoever comes then waits.
 const READERS: usize = 4;
@@ -197,7 +200,7 @@ fn published(
 }
 
 fn name(entity: &EntityId) -> String {
-    format!("{} {:?}", entity.persistence_id, entity.key)
+    format!("{} {:?}", entity.persistence_id, shown::key(&entity.key))
 }
 
 fn numbered(row: &Row<'_>) -> rusqlite::Result<(Sequence, Any)> {
