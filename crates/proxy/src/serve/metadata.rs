@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use protocol::cloudstate::{Metadata, MetadataEntry, metadata_entry::Value};
 use tracing::debug;
 
+use crate::shown;
+
 const TRANSPORT: [&str; 14] = [
     "accept",
     "accept-encoding",
@@ -29,6 +31,13 @@ const TRANSPORT: [&str; 14] = [
 const TRANSPORT_PREFIXES: [&str; 2] = ["grpc-", "proxy-"];
 /// What a user function must not say on top of that: it would change how its bytes are read.
 const CONTENT_PREFIX: &str = "content-";
+/// What all of a reply's metadata may take, counted as HTTP/2 counts headers. Callers of many languages take 8 KiB of
+/// headers, and lose the whole reply to more.
+const REPLY_MAX: usize = 8 * 1024 - 512;
+/// What HTTP/2 counts for a header beside its name and value.
+const HEADER: usize = 32;
+/// Reasons that are given one by one.
+const REASONS_MAX: usize = 16;
 const BINARY_SUFFIX: &str = "-bin";
 /// Peers may pad or not; we do not, as the protocol recommends.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -69,14 +78,28 @@ fn entry(key: &str, value: Value) -> MetadataEntry {
 }
 
 /// Puts what a reply says behind `headers`. What cannot be a header, or is not the user function's to
-/// say, is left out, and each gives a reason for a developer.
+/// say, is left out, and what is more than callers take; each gives a reason for a developer.
 pub(super) fn put(metadata: Metadata, headers: &mut HeaderMap) -> Vec<String> {
-    let mut refused = Vec::new();
+    let (mut refused, mut further, mut size) = (Vec::new(), 0_usize, 0);
     for MetadataEntry { key, value } in metadata.entries {
-        match header(&key, value) {
-            Ok((name, value)) => drop(headers.append(name, value)),
-            Err(why) => refused.push(format!("metadata entry {key:?} was dropped: {why}")),
+        let added = header(&key, value).and_then(|(name, value)| {
+            let more = size + name.as_str().len() + value.len() + HEADER;
+            if more > REPLY_MAX {
+                return Err("the metadata of a reply has more than 7680 bytes, which is the limit");
+            }
+            size = more;
+            headers.try_append(name, value).map_err(|_full| "there are too many headers")
+        });
+        match added {
+            Ok(_) => {}
+            Err(why) if refused.len() < REASONS_MAX => {
+                refused.push(format!("metadata entry {:?} was dropped: {why}", shown::key(&key)));
+            }
+            Err(_) => further += 1,
         }
+    }
+    if further > 0 {
+        refused.push(format!("{further} further metadata entries were dropped"));
     }
     refused
 }
@@ -164,6 +187,27 @@ mod tests {
         assert_eq!(map.get_all("x-cart").iter().collect::<Vec<_>>(), ["7", "8"]);
         assert_eq!(map.get("raw-bin").unwrap(), "AQID");
         assert_eq!(map.get("more-bin").unwrap(), "AQ");
+    }
+
+    #[test]
+    fn more_metadata_than_callers_take_is_dropped_and_told_in_a_few_words() {
+        let one = |key: String, length| {
+            let value = Some(Value::StringValue("v".repeat(length)));
+            MetadataEntry { key, value }
+        };
+        let mut entries = vec![one("first".to_owned(), 10), one("k".repeat(1 << 20), 1)];
+        entries.push(one("large".to_owned(), 1 << 20));
+        // More than a map of headers can hold at all.
+        entries.extend((0..40_000).map(|n| one(format!("key-{n}"), 10)));
+        let mut map = HeaderMap::new();
+        let refused = put(Metadata { entries }, &mut map);
+        assert!(map.contains_key("first") && map.contains_key("key-0"));
+        let bytes: usize = map.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        assert!(bytes < 8 * 1024 && map.len() > 100, "{bytes} bytes in {}", map.len());
+        assert_eq!(refused.len(), REASONS_MAX + 1);
+        assert!(refused.iter().all(|why| why.len() < 500), "{refused:?}");
+        assert!(refused[1].contains("\"large\"") && refused[1].contains("limit"), "{refused:?}");
+        assert!(refused[REASONS_MAX].ends_with("further metadata entries were dropped"));
     }
 
     #[test]

@@ -8,6 +8,9 @@ use crate::entity::{Failure, FailureKind};
 /// What every answer is.
 pub(super) const CONTENT_TYPE: HeaderValue = HeaderValue::from_static("application/grpc");
 const OK: HeaderValue = HeaderValue::from_static("0");
+/// Bytes that a text may take on its way. Callers of many languages take 8 KiB of headers and trailers in all, and
+/// lose the whole status to a longer one.
+const TEXT_MAX: usize = 4 * 1024;
 
 /// The gRPC status for a failure.
 pub(super) fn of(failure: Failure) -> Status {
@@ -21,7 +24,20 @@ pub(super) fn of(failure: Failure) -> Status {
         FailureKind::Internal => Code::Internal,
         FailureKind::Told(code) => code,
     };
-    Status::new(code, failure.message)
+    Status::new(code, cut(failure.message))
+}
+
+/// As much of a text as may go on its way, where whatever is not plain takes three bytes for each of its own.
+fn cut(text: String) -> String {
+    let mut length = 0;
+    for (at, char) in text.char_indices() {
+        let is_plain = char.is_ascii_graphic() && char != '%';
+        length += if is_plain { 1 } else { 3 * char.len_utf8() };
+        if length > TEXT_MAX {
+            return format!("{}…", &text[..at]);
+        }
+    }
+    text
 }
 
 /// What stands behind the last message.
@@ -60,6 +76,17 @@ mod tests {
         assert_eq!(trailers.get("grpc-status").unwrap(), "2");
         let text = "nein:%20%C2%AB%C3%A4%C2%BB%0A100%20%25";
         assert_eq!(trailers.get("grpc-message").unwrap(), text);
+    }
+
+    #[test]
+    fn a_text_as_long_as_a_message_is_cut() {
+        for letter in ["a", "%", " ", "ä", "€"] {
+            let text = letter.repeat(4 << 20);
+            let trailers = trailers(Err(Failure::new(FailureKind::Failed, text)));
+            let told = trailers.get("grpc-message").unwrap();
+            assert!((4_000..=4_200).contains(&told.len()), "{letter:?}: {}", told.len());
+            assert!(told.to_str().unwrap().ends_with("%E2%80%A6"), "{letter:?}");
+        }
     }
 
     #[test]
