@@ -475,7 +475,7 @@ impl Machine {
                 }
                 return self.release(actions);
             }
-            Written::Conflict => "another owner wrote to the entity".to_owned(),
+            Written::Conflict => "the entity's history went on elsewhere".to_owned(),
             Written::Fenced => "another owner has taken over".to_owned(),
             // The store's own words are for the log: they may tell what callers are not to know.
             Written::Refused(_) => "the store refused the write".to_owned(),

@@ -473,3 +473,20 @@ pub(crate) async fn any_text_is_an_id(store: Opened) {
         assert_eq!(found, (Version(1), Some(odd(n))));
     }
 }
+
+/// `delete` takes away the first two events, which a snapshot contains: the third one fits all the same, and nothing
+/// else does.
+pub(crate) async fn goes_on_behind_a_snapshot(store: Opened, delete: impl AsyncFnOnce()) {
+    let guard = claim(&store).await;
+    let first = reply("pruned", guard, 0, &["a", "b"], Some("ab"));
+    assert_eq!(append(&store, first).await, Written::Committed);
+    delete().await;
+    for expected in [0, 1, 3] {
+        let odd = reply("pruned", guard, expected, &["x"], None);
+        assert_eq!(append(&store, odd).await, Written::Conflict, "behind {expected}");
+    }
+    let third = reply("pruned", guard, 2, &["c"], None);
+    assert_eq!(append(&store, third.clone()).await, Written::Committed);
+    assert_eq!(append(&store, third).await, Written::Conflict);
+    assert_eq!(history(&store, "pruned").await, [snapshot(2, "ab"), event(3, "c")]);
+}

@@ -9,7 +9,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout_at},
 };
 
@@ -105,18 +105,23 @@ impl Pool {
             whole: false,
             _permit: permit,
         };
-        if !is_open {
-            let place = taken.place.as_mut().expect("just put there");
-            place.link = None;
-            let link = self.connector.connect().await?;
-            if let Some(greeting) = &self.greeting {
-                let greeted = link.execute(greeting).await;
-                greeted.map_err(|failure| Error::new("prepare a connection", failure))?;
-            }
-            place.link = Some(link);
+        if is_open {
+            self.places.lent.fetch_add(1, Ordering::SeqCst);
+            return Ok(taken);
         }
-        self.places.lent.fetch_add(1, Ordering::SeqCst);
-        Ok(taken)
+        // In a task of its own, which goes on when whoever wants it cannot wait so long: on a slow way, all that an
+        // opening takes is longer than a question about the lease may be, and would begin anew with each of them.
+        let (connector, greeting) = (Arc::clone(&self.connector), self.greeting.clone());
+        let (opened, opening) = oneshot::channel();
+        tokio::spawn(async move {
+            let result = taken.open(&connector, greeting.as_deref()).await.map(|()| taken);
+            if let Err(Ok(unwanted)) = opened.send(result) {
+                unwanted.back();
+            }
+        });
+        opening.await.unwrap_or_else(|_panic| {
+            Err(Error::new("get a connection to Postgres", "its opening broke down"))
+        })
     }
 }
 
@@ -127,6 +132,20 @@ impl Places {
 }
 
 impl Taken {
+    /// Opens the connection, in place of one that has ended.
+    async fn open(&mut self, connector: &Connector, greeting: Option<&str>) -> Result<(), Error> {
+        let place = self.place.as_mut().expect("there until dropped");
+        place.link = None;
+        let link = connector.connect().await?;
+        if let Some(greeting) = greeting {
+            let greeted = link.execute(greeting).await;
+            greeted.map_err(|failure| Error::new("prepare a connection", failure))?;
+        }
+        place.link = Some(link);
+        self.places.lent.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+
     /// Which of the pool's connections it is.
     pub(super) fn number(&self) -> u16 {
         self.place.as_ref().expect("there until dropped").number

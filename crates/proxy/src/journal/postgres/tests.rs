@@ -147,6 +147,16 @@ async fn what_breaks_while_it_is_written_is_unknown() {
 }
 
 #[tokio::test]
+async fn what_a_snapshot_contains_may_be_deleted_by_hand() {
+    let server = Server::shared().await;
+    let store = Postgres::open(settings(server), "cart").await.unwrap();
+    let prefix = Prefix::new(Some(store.connector.schema()));
+    let delete = prefix.fill("DELETE FROM {events} WHERE sequence <= 2");
+    let delete = async || server.execute(&delete).await.unwrap();
+    suite::goes_on_behind_a_snapshot(Arc::new(store), delete).await;
+}
+
+#[tokio::test]
 async fn a_row_that_is_refused_takes_no_neighbour_with_it() {
     let (server, store, guard) = stand().await;
     let rule = Prefix::new(Some(store.connector.schema()))

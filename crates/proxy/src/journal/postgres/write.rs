@@ -26,14 +26,17 @@ const GUARD: &str = "WITH guard AS MATERIALIZED (
     SELECT epoch FROM {epochs} WHERE service = $1 AND shard = $2 AND writer = $3 AND epoch = $4 FOR SHARE
 )";
 
-/// What comes before the expected one need not be looked at, and a page of the index holds a hundred of them.
+/// What comes before the expected one need not be looked at, and a page of the index holds a hundred of them. Where
+/// somebody deleted what a snapshot contains, the history goes on behind the snapshot.
 const FITS: &str = ", fits AS MATERIALIZED (
     SELECT a.n, a.persistence_id, a.key, a.expected
     FROM guard, unnest($5::text[], $6::text[], $7::bigint[]) WITH ORDINALITY AS a (persistence_id, key, expected, n)
     WHERE a.expected = coalesce((
         SELECT e.sequence FROM {events} e
         WHERE e.persistence_id = a.persistence_id AND e.key = a.key AND e.sequence >= a.expected
-        ORDER BY e.sequence DESC LIMIT 1), 0)
+        ORDER BY e.sequence DESC LIMIT 1), (
+        SELECT s.sequence FROM {snapshots} s
+        WHERE s.persistence_id = a.persistence_id AND s.key = a.key), 0)
 ), written AS (
     INSERT INTO {events} (persistence_id, key, sequence, type_url, payload)
     SELECT f.persistence_id, f.key, f.expected + e.step, e.type_url, e.payload

@@ -5,13 +5,14 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::*;
+use crate::journal::suite;
 
 async fn open() -> (Sqlite, TempDir) {
     let folder = testbed::scratch::folder("cloudstate-sqlite-").unwrap();
     (Sqlite::open(folder.path().join("events.db"), "cart").await.unwrap(), folder)
 }
 
-mod suite {
+mod all {
     crate::journal::suite::tests!(super::open);
 }
 
@@ -38,6 +39,17 @@ async fn services_in_one_file_have_leases_of_their_own() {
     let owner = Owner(uuid::Uuid::from_u128(1));
     store.claim(Shard::WHOLE, owner, &Lease::default()).await.unwrap();
     assert_eq!(other.lease(Shard::WHOLE).await.unwrap(), Lease::default());
+}
+
+#[tokio::test]
+async fn what_a_snapshot_contains_may_be_deleted_by_hand() {
+    let (store, folder) = open().await;
+    let file = folder.path().join("events.db");
+    suite::goes_on_behind_a_snapshot(Arc::new(store), async || {
+        let connection = Connection::open(&file).unwrap();
+        connection.execute("DELETE FROM events WHERE sequence <= 2", []).unwrap();
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::lease::Leases;
-use crate::journal::{Append, Guard, Put, Written};
+use crate::journal::{Append, EntityId, Guard, Put, Written};
 
 pub(super) fn append(
     connection: &mut Connection,
@@ -54,7 +54,12 @@ fn append_one(at: &Transaction<'_>, append: &Append) -> rusqlite::Result<Written
     let last: Option<u64> = at
         .prepare_cached("SELECT max(sequence) FROM events WHERE persistence_id = ? AND key = ?")?
         .query_row(params![persistence_id, key], |row| row.get(0))?;
-    if last.unwrap_or_default() != expected.0 {
+    let last = match last {
+        Some(last) if last >= expected.0 => last,
+        // Where somebody deleted what a snapshot contains, the history goes on behind the snapshot.
+        _ => snapshot_of(at, append)?.unwrap_or_default(),
+    };
+    if last != expected.0 {
         return Ok(Written::Conflict);
     }
     let mut insert = at.prepare_cached(
@@ -72,6 +77,14 @@ fn append_one(at: &Transaction<'_>, append: &Append) -> rusqlite::Result<Written
         .execute(params![persistence_id, key, sequence, snapshot.type_url, &snapshot.value[..]])?;
     }
     Ok(Written::Committed)
+}
+
+/// The last event that the entity's snapshot contains.
+fn snapshot_of(at: &Transaction<'_>, append: &Append) -> rusqlite::Result<Option<u64>> {
+    let EntityId { persistence_id, key } = &append.entity;
+    at.prepare_cached("SELECT sequence FROM snapshots WHERE persistence_id = ? AND key = ?")?
+        .query_row(params![persistence_id, key], |row| row.get(0))
+        .optional()
 }
 
 fn put_one(at: &Transaction<'_>, put: &Put) -> rusqlite::Result<Written> {
