@@ -1,8 +1,10 @@
 //! Opens connections, and remembers for a moment that none could be opened, so that a server that is
-//! away costs every caller an error and nobody a wait.
+//! away costs every caller an error and nobody a wait. A host with several addresses is tried at each of them, each
+//! with its share of the time, until one is a primary that lets us in.
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,6 +13,7 @@ use api::Chain;
 use futures::{StreamExt as _, stream};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::lookup_host,
     sync::watch,
     time::{Instant, timeout},
 };
@@ -52,6 +55,8 @@ const LOOK: &str = "SELECT pg_is_in_recovery(), current_setting('server_version_
 pub(super) struct Connector {
     settings: Settings,
     failed: Mutex<Option<Failed>>,
+    /// Where the server was found last.
+    found: Mutex<Option<IpAddr>>,
     /// Counts notifications, on whichever connection they come.
     pub(super) notified: watch::Sender<u64>,
 }
@@ -73,7 +78,8 @@ pub(super) struct Link {
 
 impl Connector {
     pub(super) fn new(settings: Settings) -> Self {
-        Self { settings, failed: Mutex::new(None), notified: watch::Sender::new(0) }
+        let (failed, found) = (Mutex::default(), Mutex::default());
+        Self { settings, failed, found, notified: watch::Sender::new(0) }
     }
 
     /// The schema that a test chose.
@@ -90,10 +96,7 @@ impl Connector {
         {
             return Err(Error::new(doing, text.clone()));
         }
-        let opened = match timeout(CONNECT, Box::pin(self.open())).await {
-            Ok(opened) => opened,
-            Err(_elapsed) => Err(format!("no answer within {CONNECT:?}")),
-        };
+        let opened = Box::pin(self.open()).await;
         let mut failed = self.lock();
         match opened {
             Ok(client) => {
@@ -110,18 +113,76 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<Client, String> {
+        let end = Instant::now() + CONNECT;
+        let mut addresses = match timeout(CONNECT, self.addresses()).await {
+            Ok(addresses) => addresses?,
+            Err(_elapsed) => return Err(format!("the name was not found within {CONNECT:?}")),
+        };
+        let found = *self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        // Where it was last time, one that does not answer costs nothing.
+        addresses.sort_by_key(|address| *address != found);
+        self.open_first(&addresses, end).await
+    }
+
+    /// Opens a connection to the first address that has what we need.
+    pub(super) async fn open_first(
+        &self,
+        addresses: &[Option<IpAddr>],
+        end: Instant,
+    ) -> Result<Client, String> {
+        let mut refusals = Vec::new();
+        for (left, address) in (1..=addresses.len()).rev().zip(addresses) {
+            let left = u32::try_from(left).unwrap_or(u32::MAX);
+            let share = end.saturating_duration_since(Instant::now()) / left;
+            let refusal = match timeout(share, self.open_at(*address)).await {
+                Ok(Ok(client)) => {
+                    *self.found.lock().unwrap_or_else(PoisonError::into_inner) = *address;
+                    return Ok(client);
+                }
+                Ok(Err(refusal)) => refusal,
+                Err(_elapsed) => format!("no answer within {share:.1?}"),
+            };
+            refusals.push(match address {
+                Some(address) if addresses.len() > 1 => format!("at {address}: {refusal}"),
+                _ => refusal,
+            });
+        }
+        Err(refusals.join("; "))
+    }
+
+    /// What a name stands for; one none for what is no name.
+    pub(super) async fn addresses(&self) -> Result<Vec<Option<IpAddr>>, String> {
+        let Settings { host, port, .. } = &self.settings;
+        if host.starts_with('/') || host.parse::<IpAddr>().is_ok() {
+            return Ok(vec![None]);
+        }
+        let found = lookup_host((host.as_str(), *port)).await;
+        let found = found.map_err(|error| format!("the name is not found: {error}"))?;
+        let mut addresses: Vec<_> = Vec::new();
+        for address in found {
+            if !addresses.contains(&Some(address.ip())) {
+                addresses.push(Some(address.ip()));
+            }
+        }
+        if addresses.is_empty() {
+            return Err("the name has no address".to_owned());
+        }
+        Ok(addresses)
+    }
+
+    async fn open_at(&self, address: Option<IpAddr>) -> Result<Client, String> {
         let client = match self.settings.tls.mode {
-            TlsMode::Disable => self.plain().await.map_err(|refusal| refusal.text)?,
-            TlsMode::Allow => match self.plain().await {
-                Err(refusal) if !refusal.is_final => refusal.or(self.secure().await)?,
+            TlsMode::Disable => self.plain(address).await.map_err(|refusal| refusal.text)?,
+            TlsMode::Allow => match self.plain(address).await {
+                Err(refusal) if !refusal.is_final => refusal.or(self.secure(address).await)?,
                 opened => opened.map_err(|refusal| refusal.text)?,
             },
-            TlsMode::Prefer => match self.secure().await {
-                Err(refusal) if !refusal.is_final => refusal.or(self.plain().await)?,
+            TlsMode::Prefer => match self.secure(address).await {
+                Err(refusal) if !refusal.is_final => refusal.or(self.plain(address).await)?,
                 opened => opened.map_err(|refusal| refusal.text)?,
             },
             TlsMode::Require | TlsMode::VerifyCa | TlsMode::VerifyFull => {
-                self.secure().await.map_err(|refusal| refusal.text)?
+                self.secure(address).await.map_err(|refusal| refusal.text)?
             }
         };
         client.batch_execute(SESSION).await.map_err(said)?;
@@ -141,23 +202,24 @@ impl Connector {
         Ok(client)
     }
 
-    async fn plain(&self) -> Result<Client, Refusal> {
-        let opened = self.config(SslMode::Disable).connect(NoTls).await;
+    async fn plain(&self, address: Option<IpAddr>) -> Result<Client, Refusal> {
+        let opened = self.config(address, SslMode::Disable).connect(NoTls).await;
         let (client, connection) = opened.map_err(|error| Refusal::new("without TLS", &error))?;
         self.drive(connection);
         Ok(client)
     }
 
-    async fn secure(&self) -> Result<Client, Refusal> {
+    async fn secure(&self, address: Option<IpAddr>) -> Result<Client, Refusal> {
         let tls = tls::client(&self.settings.tls)
             .map_err(|error| Refusal { is_final: true, text: error.to_string() })?;
-        let opened = self.config(SslMode::Require).connect(MakeRustlsConnect::new(tls)).await;
+        let config = self.config(address, SslMode::Require);
+        let opened = config.connect(MakeRustlsConnect::new(tls)).await;
         let (client, connection) = opened.map_err(|error| Refusal::new("with TLS", &error))?;
         self.drive(connection);
         Ok(client)
     }
 
-    fn config(&self, mode: SslMode) -> Config {
+    fn config(&self, address: Option<IpAddr>, mode: SslMode) -> Config {
         let Settings { host, port, database, user, password, .. } = &self.settings;
         let mut config = Config::new();
         config
@@ -173,6 +235,9 @@ impl Connector {
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(2))
             .keepalives_retries(3);
+        if let Some(address) = address {
+            config.hostaddr(address);
+        }
         config
     }
 

@@ -1,5 +1,7 @@
 //! The suite and what is special about Postgres, against a real server.
 
+mod addresses;
+mod far;
 mod schema;
 mod tls;
 
