@@ -34,8 +34,9 @@ use proxy::{
     },
 };
 use support::{
+    PATIENCE,
     counter::{Counter, Item, Total, item},
-    desk::to,
+    desk::{order, say},
     eventually, get,
 };
 use testbed::postgres::{NAME, Postgres};
@@ -251,6 +252,28 @@ async fn a_stop_hands_over_to_the_one_that_stands_by() {
 }
 
 #[tokio::test]
+async fn the_port_opens_again_while_connections_from_before_still_carry_calls() {
+    let store = Shared::default();
+    let shared: Arc<dyn Store> = Arc::new(store.clone());
+    // Longer than anything here may take.
+    let drain = PATIENCE * 5;
+    let first = Proxy::start_with(|config| config.drain = drain, Some(shared));
+    first.until_ready().await;
+    let hangs = support::call_desk(first.channel(), "Ask", Request::new(order([say("hang", "")])));
+    let hangs = tokio::spawn(hangs);
+    let seen = || first.counter.seen().iter().any(|what| what.starts_with("unary"));
+    eventually("a call is under way", async || seen()).await;
+    let second = Proxy::ready(&store).await;
+    first.until("OwnershipPending").await;
+    assert_eq!(second.value("Add", item("a", 2)).await, 2);
+    second.stop.cancel();
+    first.until_ready().await;
+    assert_eq!(first.value("Get", item("a", 0)).await, 2);
+    assert!(!hangs.is_finished(), "the call from before goes on");
+    hangs.abort();
+}
+
+#[tokio::test]
 async fn a_killed_owner_is_replaced_and_what_it_acknowledged_is_there() {
     let store = Shared::default();
     let mut old = Proxy::ready(&store).await;
@@ -311,9 +334,7 @@ async fn an_owner_that_stood_still_answers_nothing_and_writes_nothing_when_it_wa
     let old = Proxy::ready(&store).await;
     assert_eq!(old.value("Add", item("a", 2)).await, 2);
     let channel = old.channel();
-    let effect = to("send", "counter.Desk/Ask", item("", 0));
-    let wait = Item { steps: vec![effect], ..item("a", 0) };
-    let read = tokio::spawn(support::call(channel.clone(), "Wait", Request::new(wait)));
+    let read = tokio::spawn(support::call(channel.clone(), "Wait", Request::new(item("a", 0))));
     let seen = || old.counter.seen().iter().any(|what| what.ends_with("Wait"));
     eventually("the read is at the user function", async || seen()).await;
     let write = tokio::spawn(support::call(channel, "Add", Request::new(item("a", 100))));
@@ -325,8 +346,6 @@ async fn an_owner_that_stood_still_answers_nothing_and_writes_nothing_when_it_wa
     let (read, write) = (read.await.unwrap(), write.await.unwrap());
     assert_eq!(read.unwrap_err().code(), Code::Unavailable, "a value of yesterday");
     assert_eq!(write.unwrap_err().code(), Code::Unavailable);
-    let seen = || old.counter.seen().iter().any(|what| what.starts_with("unary"));
-    eventually("what follows from the answer is carried out", async || seen()).await;
     assert_eq!(new.value("Get", item("a", 0)).await, 5);
 }
 
