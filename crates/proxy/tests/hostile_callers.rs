@@ -265,6 +265,8 @@ async fn compressed_messages_take_the_room_of_what_they_were() {
     let raw = Raw::connect(&stand).await;
     let mut calls = vec![raw.begin("/counter.Counter/Hang", &[]).await.unwrap()];
     calls[0].1.send_data(framed(&item("busy", 0).encode_to_vec()), true).unwrap();
+    let hangs = || stand.counter.seen().iter().any(|what| what == "command 1 Hang");
+    eventually("it is with the user function", async || hangs()).await;
     // All others wait in line behind it, as far as there is room for a mebibyte.
     for _ in 0..200 {
         let (response, mut send) = raw.begin(ADD, &[("grpc-encoding", "gzip")]).await.unwrap();
