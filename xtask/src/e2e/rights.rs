@@ -124,6 +124,19 @@ pub(super) fn are_used(
     Ok(count)
 }
 
+/// Whether an operator has asked for no other rights since than it has. Says how many it has: without a Role of before, it
+/// has none to delete.
+pub(super) fn suffice(
+    namespace: &Namespace<'_>,
+    operator_namespace: &str,
+    since: &Audit,
+) -> anyhow::Result<usize> {
+    let Rights { granted, used, denied } = Rights::of(namespace, operator_namespace, since)?;
+    let others: Vec<_> = used.difference(&granted).collect();
+    ensure!(others.is_empty() && denied.is_empty(), "not granted: {others:?}, {denied:?}");
+    Ok(granted.len())
+}
+
 /// Adds to the balance of the mode what an operator has used since that need not be all that it may do.
 pub(super) fn keep(
     namespace: &Namespace<'_>,

@@ -51,6 +51,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(waves::thirty_services_roll_in_waves_and_halt),
     scenario!(install_forms::kustomize_in_one_namespace),
     scenario!(install_forms::helm_with_every_setting_that_needs_rights),
+    scenario!(install_forms::helm_with_bind_and_its_definitions),
     scenario!(install_forms::plain_yaml),
     scenario!(secrets::planted_passwords_show_up_nowhere),
     scenario!(orders::pieces_come_in_any_order),

@@ -56,6 +56,32 @@ pub(super) fn helm_with_every_setting_that_needs_rights(
     serves_after(namespace, |namespace| namespace.helm(&["uninstall", "cloudstate"]).map(drop))
 }
 
+/// With `rbac.mode: bind`, and with the definitions as part of the release, which stay when it goes.
+pub(super) fn helm_with_bind_and_its_definitions(
+    namespace: &mut Namespace<'_>,
+) -> anyhow::Result<()> {
+    operators::make_room(namespace)?;
+    let definitions = |namespace: &Namespace<'_>| {
+        let uids = "--output=jsonpath={.items[*].metadata.uid}";
+        let named = ["statefulservices.cloudstate.io", "statefulstores.cloudstate.io"];
+        namespace.kubectl(&[&["get", "customresourcedefinitions", uids], &named[..]].concat())
+    };
+    let before = definitions(namespace)?;
+    let audit = Audit::from_now()?;
+    let rbac = json!({ "mode": "bind", "dedicated-service-account": true });
+    helm_install(namespace, true, &json!({ "rbac": rbac }))?;
+    let manager = "--output=jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-namespace}";
+    let owner = namespace.kubectl(&["get", "crd", "statefulservices.cloudstate.io", manager])?;
+    ensure!(owner == namespace.name, "the definition is part of the release in {owner:?}");
+    every_right::use_them(namespace, &namespace.name, &audit)?;
+    use_rights_of_jars(namespace, "clusterrole")?;
+    let count = rights::suffice(namespace, &namespace.name, &audit)?;
+    namespace.note(format!("no other than the {count} rights asked for"));
+    serves_after(namespace, |namespace| namespace.helm(&["uninstall", "cloudstate"]).map(drop))?;
+    ensure!(definitions(namespace)? == before, "the definitions went with the release");
+    Ok(())
+}
+
 fn chart() -> String {
     layout::root().join(manifests::CHART).display().to_string()
 }
