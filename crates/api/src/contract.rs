@@ -34,6 +34,8 @@ pub mod label {
 pub mod annotation {
     /// Hash of the object as it was last applied: tells when a field is set no more.
     pub const APPLIED_HASH: &str = "cloudstate.io/applied-hash";
+    /// On a Deployment: fingerprints of what it was made from, so why its pods are started anew.
+    pub const APPLIED_FROM: &str = "cloudstate.io/applied-from";
     /// On a StatefulService: which kind of proxy its sidecars are, in place of the operator's setting;
     /// see [`super::ProxyKind`].
     pub const PROXY_KIND: &str = "cloudstate.io/proxy-kind";

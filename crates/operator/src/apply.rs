@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use api::StatefulService;
 use api::condition::reason;
+use api::contract::annotation;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -29,9 +30,6 @@ use crate::origin::{Cause, Origin, to_json};
 use crate::text::tidy;
 use crate::throttle::Answer;
 use crate::{drift, throttle};
-
-/// On a Deployment: what it was made from, see [`Origin`].
-pub(crate) const ORIGIN: &str = "cloudstate.io/applied-from";
 
 /// Messages of the API server can quote whole objects.
 const MESSAGE_BYTES_MAX: usize = 1024;
@@ -71,6 +69,14 @@ pub(crate) enum Refusal {
     #[error("the API server refuses {kind} {name:?}, which comes out of this spec: {message}")]
     Rejected { kind: String, name: String, message: String },
     #[error(
+        "the quota of the namespace does not let the operator {verb} {kind} {name:?}: raise the ResourceQuota, or make room: {message}"
+    )]
+    OverQuota { verb: &'static str, kind: String, name: String, message: String },
+    #[error(
+        "an admission control of the cluster does not let the operator {verb} {kind} {name:?}: change the spec so that it does, or exempt the object there: {message}"
+    )]
+    NotAdmitted { verb: &'static str, kind: String, name: String, message: String },
+    #[error(
         "the operator may not {verb} {kind} {name:?}: give its service account that right: {message}"
     )]
     Forbidden { verb: &'static str, kind: String, name: String, message: String },
@@ -80,7 +86,9 @@ impl Refusal {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::NotOwned { .. } => reason::NOT_OWNED,
-            Self::Rejected { .. } => reason::REJECTED,
+            Self::Rejected { .. } | Self::OverQuota { .. } | Self::NotAdmitted { .. } => {
+                reason::REJECTED
+            }
             Self::Forbidden { .. } => reason::FORBIDDEN,
         }
     }
@@ -110,12 +118,26 @@ impl Failure {
             || status.message.contains("duplicate entries for key");
         match status.code {
             _ if is_terminating(status) => Self::Terminating,
+            403 if status.message.contains("exceeded quota") => {
+                Refusal::OverQuota { verb, kind, name, message }.into()
+            }
+            403 if !lacks_a_right(&status.message) => {
+                Refusal::NotAdmitted { verb, kind, name, message }.into()
+            }
             403 => Refusal::Forbidden { verb, kind, name, message }.into(),
             400 | 422 => Refusal::Rejected { kind, name, message }.into(),
             500 if unmergeable => Refusal::Rejected { kind, name, message }.into(),
             _ => Self::Failed(error),
         }
     }
+}
+
+/// Whether that is what an authorizer says. Admission plugins and webhooks answer 403 in words of their own.
+fn lacks_a_right(message: &str) -> bool {
+    // A message that says nothing is no admission's.
+    message.is_empty()
+        || message.contains(" cannot ") && message.contains(" resource ")
+        || message.contains("attempting to grant")
 }
 
 /// Whether the namespace is about to go or gone, and with it everything that could be done.
@@ -182,7 +204,7 @@ pub(crate) async fn check_ownership(ctx: &Context, owner: &StatefulService) -> R
 
 /// The origin that is noted on the Deployment.
 pub(crate) fn origin_of(deployment: &Deployment) -> Option<Origin> {
-    Origin::parse(deployment.annotations().get(ORIGIN)?)
+    Origin::parse(deployment.annotations().get(annotation::APPLIED_FROM)?)
 }
 
 async fn look_for<K: Child>(
@@ -331,6 +353,8 @@ fn starts_pods_anew(
 mod tests {
     use super::*;
 
+    const NO_RIGHT: &str = r#"deployments.apps "a" is forbidden: User "system:serviceaccount:cloudstate:operator" cannot patch resource "deployments" in API group "apps" in the namespace "shop""#;
+
     fn sorted(code: u16, message: &str) -> Failure {
         let status = kube::core::Status { code, message: message.to_owned(), ..Default::default() };
         let source = Box::new(kube::Error::Api(Box::new(status)));
@@ -350,14 +374,40 @@ mod tests {
     fn what_a_retry_cannot_cure_is_a_refusal() {
         assert_eq!(reason(&sorted(422, "bad image")), Some("Rejected"));
         assert_eq!(reason(&sorted(500, "x: field not declared in schema")), Some("Rejected"));
-        assert_eq!(reason(&sorted(403, "no")), Some("Forbidden"));
+        assert_eq!(reason(&sorted(403, NO_RIGHT)), Some("Forbidden"));
         assert_eq!(reason(&sorted(500, "etcd is gone")), None);
         assert_eq!(reason(&sorted(409, "conflict")), None);
     }
 
     #[test]
     fn a_missing_right_is_named_by_verb_and_kind() {
-        let said = sorted(403, "no").to_string();
+        let said = sorted(403, NO_RIGHT).to_string();
         assert!(said.contains("may not patch Deployment \"a\""), "{said}");
+    }
+
+    #[test]
+    fn a_quota_or_an_admission_control_is_no_missing_right() {
+        for (message, advice) in [
+            (
+                r#"deployments.apps "a" is forbidden: exceeded quota: few, requested: count/deployments.apps=1, used: count/deployments.apps=5, limited: count/deployments.apps=5"#,
+                "raise the ResourceQuota",
+            ),
+            (
+                r#"admission webhook "policy.example.com" denied the request: no image of that registry"#,
+                "change the spec",
+            ),
+            (
+                r#"deployments.apps "a" is forbidden: ValidatingAdmissionPolicy "p" with binding "b" denied request: no"#,
+                "change the spec",
+            ),
+        ] {
+            let failure = sorted(403, message);
+            let said = failure.to_string();
+            assert_eq!(reason(&failure), Some("Rejected"), "{said}");
+            assert!(said.contains(advice) && said.contains(message), "{said}");
+            assert!(!said.contains("service account that right"), "{said}");
+        }
+        let grant = r#"roles.rbac.authorization.k8s.io "r" is forbidden: user "u" (groups=["g"]) is attempting to grant RBAC permissions not currently held"#;
+        assert_eq!(reason(&sorted(403, grant)), Some("Forbidden"));
     }
 }

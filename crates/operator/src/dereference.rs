@@ -23,10 +23,7 @@ pub(crate) fn inputs(ctx: &Context, service: &StatefulService) -> Inputs {
     });
     let deployment = deployment(caches, service).map(|found| {
         let observed = Observed::of(&found);
-        Observed {
-            is_stripped: observed.is_stripped || is_stripped(caches, service, &found),
-            ..observed
-        }
+        Observed { is_stripped: observed.is_stripped || is_stripped(caches, &found), ..observed }
     });
     Inputs { store, deployment, native_sidecars: ctx.server.has_native_sidecars() }
 }
@@ -42,12 +39,12 @@ pub(crate) fn deployment(caches: &Caches, service: &StatefulService) -> Option<A
 
 /// Whether a sidecar was to be an init container that stays, and is one in some pod that has to end before
 /// the user function starts.
-fn is_stripped(caches: &Caches, service: &StatefulService, deployment: &Deployment) -> bool {
+fn is_stripped(caches: &Caches, deployment: &Deployment) -> bool {
     let template = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
     // Pods are many, and mostly not worth a look.
     let is_wanted = template.and_then(init_sidecar).is_some();
     is_wanted
-        && pods(caches, service).iter().any(|pod| {
+        && pods(caches, deployment).iter().any(|pod| {
             let sidecar = pod.spec.as_ref().and_then(init_sidecar);
             sidecar.is_some_and(|sidecar| sidecar.restart_policy.is_none())
         })
@@ -57,12 +54,13 @@ fn init_sidecar(pod: &PodSpec) -> Option<&Container> {
     pod.init_containers.iter().flatten().find(|each| each.name == container::SIDECAR)
 }
 
-/// The service's pods as last seen.
-pub(crate) fn pods(caches: &Caches, service: &StatefulService) -> Vec<Arc<Pod>> {
-    let namespace = service.namespace();
-    let wanted = translate::selector(&service.uid().unwrap_or_default());
+/// The Deployment's pods as last seen. Its selector stays when it is adopted, and so tells them by the uid of
+/// a service that is gone.
+pub(crate) fn pods(caches: &Caches, deployment: &Deployment) -> Vec<Arc<Pod>> {
+    let wanted = Observed::of(deployment).selector;
     caches.pods.state_filter(|pod| {
-        pod.metadata.namespace == namespace
+        pod.metadata.namespace == deployment.metadata.namespace
+            && !wanted.is_empty()
             && wanted.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
     })
 }

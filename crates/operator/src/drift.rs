@@ -19,6 +19,9 @@ const MERGE_KEYS: [(&str, &[&str]); 6] = [
 /// Fields that hold quantities, which the API server spells its own way.
 const QUANTITIES: [&str; 3] = ["limits", "requests", "sizeLimit"];
 
+/// The field that says what pods run as, and what it was called once.
+const ACCOUNT: [&str; 2] = ["serviceAccountName", "serviceAccount"];
+
 /// Whether everything that we want is there as we want it.
 pub(crate) fn holds(wanted: &Value, live: &Value) -> bool {
     field_holds("", wanted, live)
@@ -38,7 +41,7 @@ fn field_holds(field: &str, wanted: &Value, live: &Value) -> bool {
         (Value::Array(wanted), Value::Array(live)) => {
             let held = |(index, item): (usize, &Value)| {
                 let live = match merge_key(field, item) {
-                    Some(key) => live.iter().find(|other| other.get(key) == item.get(key)),
+                    Some(key) => live.iter().find(|other| is_same_item(key, item, other)),
                     None => live.get(index),
                 };
                 live.is_some_and(|live| field_holds("", item, live))
@@ -63,8 +66,9 @@ fn says_nothing(value: &Value) -> bool {
     }
 }
 
-/// The strategic merge patch that removes what others added to lists of ours, and what an earlier
-/// strategy of a Deployment left: the API server refuses one beside the other.
+/// The strategic merge patch that removes what others added to lists of ours, and what was given up and
+/// stays in another field: an earlier strategy of a Deployment, which the API server refuses beside the
+/// one now, and an account, which it keeps twice. A Deployment that a hand has paused goes on.
 pub(crate) fn surplus(wanted: &Value, live: &Value) -> Option<Value> {
     let mut patch = surplus_in_lists(wanted, live);
     let strategy = &wanted["spec"]["strategy"];
@@ -72,7 +76,30 @@ pub(crate) fn surplus(wanted: &Value, live: &Value) -> Option<Value> {
         let patch = patch.get_or_insert_with(|| json!({}));
         patch["spec"]["strategy"] = json!({ "type": "Recreate", "rollingUpdate": null });
     }
+    let is_deployment = wanted["spec"]["template"].is_object();
+    if is_deployment && live["spec"]["paused"] == true && wanted["spec"]["paused"] != true {
+        patch.get_or_insert_with(|| json!({}))["spec"]["paused"] = Value::Null;
+    }
+    if has_former_account(&wanted["spec"]["template"]["spec"], &live["spec"]["template"]["spec"]) {
+        let pod = &mut patch.get_or_insert_with(|| json!({}))["spec"]["template"]["spec"];
+        for field in ACCOUNT {
+            pod[field] = Value::Null;
+        }
+    }
     patch
+}
+
+/// Whether pods run as an account that is wanted no more. The API server copies each of the two fields to
+/// the other, so that server-side apply, which takes away the one that was applied, gets it back.
+fn has_former_account(wanted: &Value, live: &Value) -> bool {
+    let account = |pod: &Value| {
+        let mut accounts = ACCOUNT.iter().filter_map(|field| pod[*field].as_str());
+        accounts.find(|account| !account.is_empty()).map(str::to_owned)
+    };
+    // Without a name, pods run as `default`, and it is not worth starting them anew to say so.
+    wanted.is_object()
+        && account(wanted).is_none()
+        && account(live).is_some_and(|account| account != "default")
 }
 
 fn surplus_in_lists(wanted: &Value, live: &Value) -> Option<Value> {
@@ -98,7 +125,7 @@ fn surplus_items(field: &str, wanted: &Value, live: &[Value]) -> Option<Value> {
     for item in live {
         let key = merge_key(field, item)?;
         let ours = wanted.as_array().into_iter().flatten();
-        let patch = match ours.into_iter().find(|ours| ours.get(key) == item.get(key)) {
+        let patch = match ours.into_iter().find(|ours| is_same_item(key, ours, item)) {
             Some(ours) => surplus_in_lists(ours, item),
             None => Some(json!({ "$patch": "delete" })),
         };
@@ -113,6 +140,13 @@ fn surplus_items(field: &str, wanted: &Value, live: &[Value]) -> Option<Value> {
 fn merge_key(field: &str, item: &Value) -> Option<&'static str> {
     let (_, keys) = MERGE_KEYS.iter().find(|(name, _)| *name == field)?;
     keys.iter().copied().find(|key| item.get(key).is_some())
+}
+
+/// Whether both are the same item of a list. Of one number there may be a port for each protocol.
+fn is_same_item(key: &str, a: &Value, b: &Value) -> bool {
+    let protocol = |item: &Value| item["protocol"].as_str().unwrap_or("TCP").to_owned();
+    let is_port = ["containerPort", "port"].contains(&key);
+    a.get(key) == b.get(key) && (!is_port || protocol(a) == protocol(b))
 }
 
 /// Whether two quantities are the same though spelled in different ways, such as `0.5` and `500m`.
@@ -190,6 +224,41 @@ mod tests {
             None
         );
         assert_eq!(surplus(&live, &live), None);
+    }
+
+    #[test]
+    fn an_account_that_is_given_up_goes_under_both_its_names() {
+        let pod = |pod: Value| json!({ "spec": { "template": { "spec": pod } } });
+        let wanted = pod(json!({ "containers": [] }));
+        let both = |name: &str| pod(json!({ "serviceAccountName": name, "serviceAccount": name }));
+        let expected = pod(json!({ "serviceAccountName": null, "serviceAccount": null }));
+        assert_eq!(surplus(&wanted, &both("carts")), Some(expected));
+        assert_eq!(surplus(&wanted, &both("default")), None);
+        assert_eq!(surplus(&wanted, &wanted), None);
+        assert_eq!(surplus(&both("carts"), &both("former")), None);
+        // An object without pods runs as nobody.
+        assert_eq!(surplus(&json!({}), &both("carts")), None);
+    }
+
+    #[test]
+    fn a_deployment_that_a_hand_has_paused_goes_on() {
+        let wanted = pod(&json!([{ "name": "a" }]));
+        let mut live = wanted.clone();
+        live["spec"]["paused"] = json!(true);
+        assert_eq!(surplus(&wanted, &live), Some(json!({ "spec": { "paused": null } })));
+        live["spec"]["paused"] = json!(false);
+        assert_eq!(surplus(&wanted, &live), None);
+    }
+
+    #[test]
+    fn ports_of_one_number_are_known_by_their_protocols() {
+        let port = |protocol| json!({ "containerPort": 53, "protocol": protocol });
+        let ports = |ports: &[Value]| pod(&json!([{ "name": "a", "ports": ports }]));
+        let both = ports(&[port("TCP"), port("UDP")]);
+        assert!(holds(&both, &both));
+        assert!(holds(&both, &ports(&[port("UDP"), port("TCP")])));
+        assert!(!holds(&both, &ports(&[port("TCP")])));
+        assert!(surplus(&ports(&[port("TCP")]), &both).is_some());
     }
 
     #[test]

@@ -34,6 +34,7 @@ fn deployment(spec: &mut Value) {
         set(&mut spec["strategy"], "rollingUpdate", quarter);
     }
     let pod = &mut spec["template"]["spec"];
+    account(pod);
     set(pod, "dnsPolicy", json!("ClusterFirst"));
     set(pod, "restartPolicy", json!("Always"));
     set(pod, "schedulerName", json!("default-scheduler"));
@@ -43,6 +44,16 @@ fn deployment(spec: &mut Value) {
         for container in pod.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
             self::container(container);
         }
+    }
+}
+
+/// Copies each of the two names of one field to the other; the newer one wins.
+fn account(pod: &mut Value) {
+    let [name, alias] = ["serviceAccountName", "serviceAccount"];
+    let given = |field: &str| pod[field].as_str().filter(|given| !given.is_empty());
+    if let Some(given) = given(name).or_else(|| given(alias)).map(str::to_owned) {
+        pod[name] = json!(given);
+        pod[alias] = json!(given);
     }
 }
 

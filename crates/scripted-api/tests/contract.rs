@@ -173,6 +173,21 @@ async fn apply_takes_back_what_it_gives_up(at: &Place) {
     assert_eq!(main_container(&found)["readinessProbe"], Value::Null);
     assert_eq!(main_container(&found)["env"], Value::Null);
 
+    // But not what is copied to another field, which copies it back.
+    let mut with_account = less.clone();
+    with_account["spec"]["template"]["spec"]["serviceAccountName"] = json!("carts");
+    at.apply(path, &with_account).await.unwrap();
+    let found = at.apply(path, &less).await.unwrap();
+    let accounts = |found: &Value| {
+        let pod = &found["spec"]["template"]["spec"];
+        [pod["serviceAccountName"].clone(), pod["serviceAccount"].clone()]
+    };
+    assert_eq!(accounts(&found), [json!("carts"), json!("carts")]);
+    let both = json!({ "serviceAccountName": null, "serviceAccount": null });
+    let change = json!({ "spec": { "template": { "spec": both } } });
+    let found = at.call("PATCH", path, STRATEGIC, &change).await.unwrap();
+    assert_eq!(accounts(&found), [Value::Null, Value::Null]);
+
     // Of another it is taken when it is applied, and not taken back when it is not.
     let change = json!({ "data": { "mine": "1", "theirs": "1" } });
     at.apply("core/configmaps/shared", &config_map("shared", &json!({ "mine": "0" })))

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::StatefulService;
-use api::contract::ProxyKind;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use api::contract::{ProxyKind, annotation};
+use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -83,8 +83,12 @@ pub(crate) fn namespaces_with_rights(caches: &Caches) -> BTreeSet<String> {
     ours.filter_map(|metadata| metadata.namespace.clone()).collect()
 }
 
-/// Takes back rights to read pods from accounts that no service of the namespace uses any more.
+/// Takes back rights to read pods from accounts that no service of the namespace uses any more. What a
+/// namespace has that we are to leave alone stays.
 pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(), Failure> {
+    if ctx.caches.is_opted_out(namespace) {
+        return Ok(());
+    }
     let in_namespace = |metadata: &ObjectMeta| {
         metadata.namespace.as_deref() == Some(namespace)
             && metadata.deletion_timestamp.is_none()
@@ -101,21 +105,26 @@ pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(
         .state_filter(|service| service.metadata.namespace.as_deref() == Some(namespace));
     let settings = ctx.live.now().for_objects(&ctx.namespace);
     let Some(needed) = needed_rights(ctx, &settings, &services) else { return Ok(()) };
+    let mut role_is_used = false;
     for binding in bindings {
         let name = binding.name_any();
         if name.starts_with(&binding_name("")) && !needed.contains(&name) {
             delete(ctx, &*binding).await?;
+        } else {
+            role_is_used |= binding.role_ref.kind == "Role" && binding.role_ref.name == POD_READER;
         }
     }
     for role in roles.iter().filter(|role| role.name_any() == POD_READER) {
-        if needed.is_empty() || settings.rbac.mode == RbacMode::Bind {
+        let is_wanted = !needed.is_empty() && settings.rbac.mode == RbacMode::Role;
+        if !is_wanted && !role_is_used {
             delete(ctx, &**role).await?;
         }
     }
     Ok(())
 }
 
-/// The names of the RoleBindings that these services need; nothing when it cannot be told.
+/// The names of the RoleBindings that these services need; nothing when it cannot be told. While a service
+/// is paused, or waits for its turn, its pods are others than it says now.
 fn needed_rights(
     ctx: &Context,
     settings: &Settings,
@@ -129,8 +138,31 @@ fn needed_rights(
         if plan.kind() == ProxyKind::Jvm {
             needed.insert(binding_name(plan.service_account()));
         }
+        if let Some(deployment) = dereference::deployment(&ctx.caches, service) {
+            let template = deployment.spec.as_ref().map(|spec| &spec.template);
+            needed.extend(
+                template.and_then(|template| {
+                    right_of(template.metadata.as_ref(), template.spec.as_ref())
+                }),
+            );
+            let pods = dereference::pods(&ctx.caches, &deployment);
+            needed.extend(
+                pods.iter().filter_map(|pod| right_of(Some(&pod.metadata), pod.spec.as_ref())),
+            );
+        }
     }
     Some(needed)
+}
+
+/// The name of the RoleBinding that those pods need, unless they are known to need none.
+fn right_of(metadata: Option<&ObjectMeta>, pod: Option<&PodSpec>) -> Option<String> {
+    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+    let protocol = annotations.and_then(|all| all.get(annotation::CLUSTER_PROTOCOL));
+    if protocol.is_some_and(|protocol| protocol == ProxyKind::Native.protocol()) {
+        return None;
+    }
+    let account = pod.and_then(|pod| pod.service_account_name.as_deref());
+    Some(binding_name(account.filter(|name| !name.is_empty()).unwrap_or("default")))
 }
 
 #[cfg(test)]

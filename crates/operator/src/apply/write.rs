@@ -13,9 +13,9 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::info;
 
+use super::Failure;
 use super::child::Child;
 use super::own::{Live, look_again};
-use super::{Failure, ORIGIN};
 use crate::context::Context;
 use crate::drift;
 use crate::error::Error;
@@ -47,7 +47,7 @@ pub(super) async fn write<K: Child>(
     wanted.annotations_mut().insert(annotation::APPLIED_HASH.to_owned(), hash);
     let compared = to_json(&wanted);
     if let Some(origin) = origin {
-        wanted.annotations_mut().insert(ORIGIN.to_owned(), origin);
+        wanted.annotations_mut().insert(annotation::APPLIED_FROM.to_owned(), origin);
     }
     let written = match attempt(ctx, &wanted, &compared, live.clone(), true).await {
         // Our cache is behind: the API server has another version, or another object.

@@ -70,7 +70,7 @@ pub(crate) async fn reconcile(
         },
     };
     let diagnosis = match &outcome.deployment {
-        Some(deployment) if plan.is_ok() => diagnosis(&ctx, &service, deployment).await,
+        Some(deployment) if plan.is_ok() => diagnosis(&ctx, deployment).await,
         _ => None,
     };
     if plan.is_ok() && pause.is_none() && outcome.held.is_none() {
@@ -167,15 +167,11 @@ async fn look(ctx: &Context, service: &StatefulService) -> Result<Outcome, Failu
 }
 
 /// Why the pods do not serve, if they do not.
-async fn diagnosis(
-    ctx: &Context,
-    service: &StatefulService,
-    deployment: &Deployment,
-) -> Option<Diagnosis> {
+async fn diagnosis(ctx: &Context, deployment: &Deployment) -> Option<Diagnosis> {
     if Rollout::of(deployment).is_complete() {
         return None;
     }
-    let pods = dereference::pods(&ctx.caches, service);
+    let pods = dereference::pods(&ctx.caches, deployment);
     let asked = diagnose::whom_to_ask(&pods)
         .into_iter()
         .map(|(pod, address)| async move { (pod, ask(address).await) });

@@ -12,12 +12,12 @@ use translate::settings::Switch;
 use translate::validate_store;
 
 use super::dependents;
-use crate::context::Context;
+use crate::context::{Context, spread};
 use crate::error::Error;
 use crate::report;
 use crate::status::{self, Missing};
 
-/// A Secret that is not there may come, and is not watched.
+/// A Secret that is not there may come, and is not watched unless a label says so.
 const MISSING_DELAY: Duration = Duration::from_secs(5);
 
 pub(crate) async fn reconcile(
@@ -25,16 +25,22 @@ pub(crate) async fn reconcile(
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
     let namespace = store.namespace().unwrap_or_default();
-    ctx.failures.forget(&store.uid().unwrap_or_default());
+    let uid = store.uid().unwrap_or_default();
     if store.metadata.deletion_timestamp.is_some() || ctx.caches.is_opted_out(&namespace) {
+        ctx.failures.forget(&uid);
         return Ok(Action::await_change());
     }
     let missing = missing(&ctx, &store).await?;
     let dependents = dependents(&ctx, &store).len();
     let status = status::of_store(&store, missing.as_ref(), dependents, Timestamp::now());
     report::report(&ctx, &*store, status).await?;
+    ctx.failures.forget(&uid);
+    let settings = ctx.live.now();
     Ok(match missing {
         Some(_) => Action::requeue(MISSING_DELAY),
+        None if settings.validate_secrets == Switch::On => {
+            Action::requeue(settings.resync.mul_f64(1.0 + 0.5 * spread(&uid, 0)))
+        }
         None => Action::await_change(),
     })
 }

@@ -32,9 +32,16 @@ pub(super) struct Containers<'a> {
 
 impl<'a> Containers<'a> {
     pub(super) fn of(pod: &'a Pod) -> Self {
-        let all = pod.status.iter().filter_map(|status| status.container_statuses.as_ref());
+        let status = pod.status.as_ref();
+        let first = status.and_then(|status| status.init_container_statuses.as_ref());
+        // Of what comes before the others, only a sidecar stays.
+        let sidecar = first.into_iter().flatten().filter(|each| each.name == container::SIDECAR);
+        let others = status.and_then(|status| status.container_statuses.as_ref());
         let store = pod.metadata.labels.as_ref().and_then(|all| all.get(label::STATEFUL_STORE));
-        Self { all: all.flatten().collect(), store: store.map(String::as_str) }
+        Self {
+            all: sidecar.chain(others.into_iter().flatten()).collect(),
+            store: store.map(String::as_str),
+        }
     }
 
     fn sidecar(&self) -> Option<&'a ContainerStatus> {

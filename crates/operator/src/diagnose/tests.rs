@@ -230,3 +230,22 @@ fn a_missing_secret_is_told_with_the_store_that_names_it() {
     let users = [pod("a", &waiting(CAUSE, "secret \"mine\" not found"), &running())];
     check(&users, &Answer::Nothing, Some(("SecretNotFound", "user-container")));
 }
+
+#[test]
+fn a_sidecar_that_is_an_init_container_is_seen_and_no_other_init_container() {
+    let mut found = serde_json::to_value(&*pod("a", &running(), &running())).unwrap();
+    let mut all = found["status"]["containerStatuses"].take();
+    let sidecar = all.as_array_mut().unwrap().pop().unwrap();
+    let mut other = sidecar.clone();
+    other["name"] = json!("istio-init");
+    other["state"] = json!({ "terminated": { "exitCode": 0 } });
+    found["status"]["containerStatuses"] = all;
+    found["status"]["initContainerStatuses"] = json!([other, sidecar]);
+    let native = |found: &Value| Arc::new(serde_json::from_value(found.clone()).unwrap());
+    assert_eq!(whom_to_ask(&[native(&found)]).len(), 1);
+    check(&[native(&found)], &Answer::Nothing, None);
+    let image = waiting("ImagePullBackOff", "no such image");
+    found["status"]["initContainerStatuses"][1]["state"] = image["state"].clone();
+    let expected = ("ImagePullBackOff", "the operator's setting proxy.image");
+    check(&[native(&found)], &Answer::Nothing, Some(expected));
+}

@@ -15,7 +15,7 @@ use crate::world::{
 };
 
 /// A store that holds these objects and nothing of ours yet.
-fn holding(objects: &[Value]) -> Server {
+pub(crate) fn holding(objects: &[Value]) -> Server {
     let mut store = empty();
     for object in objects {
         store.put(object);
@@ -26,22 +26,22 @@ fn holding(objects: &[Value]) -> Server {
 /// As long as a look at one object may take when nothing is wrong.
 const SOON: Duration = Duration::from_secs(10);
 
-async fn soon(server: &Server, what: &str, is_so: impl Fn(&Store) -> bool) {
+pub(crate) async fn soon(server: &Server, what: &str, is_so: impl Fn(&Store) -> bool) {
     let waited = tokio::time::timeout(SOON, server.until(is_so)).await;
     assert!(waited.is_ok(), "{what}: not after {SOON:?}");
 }
 
-fn image_is(store: &Store, image: &str) -> bool {
+pub(crate) fn image_is(store: &Store, image: &str) -> bool {
     let found = store.get(&key("Deployment", "cart-deployment"));
     let pod = |found: &Value| found["spec"]["template"]["spec"].clone();
     found.is_some_and(|found| pod(&found)["containers"][0]["image"] == image)
 }
 
-fn with_image(image: &str) -> Value {
+pub(crate) fn with_image(image: &str) -> Value {
     service("cart", &json!({ "containers": [{ "image": image }] }))
 }
 
-fn condition(store: &Store, kind: &str) -> Value {
+pub(crate) fn condition(store: &Store, kind: &str) -> Value {
     let found = store.get(&key("StatefulService", "cart")).unwrap();
     let all = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
     all.into_iter().find(|each| each["type"] == kind).unwrap_or(Value::Null)

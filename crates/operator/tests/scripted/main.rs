@@ -9,4 +9,5 @@ mod pairs;
 mod planted;
 mod scenarios;
 mod traps;
+mod upkeep;
 mod world;

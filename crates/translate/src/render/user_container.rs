@@ -2,7 +2,7 @@
 
 use api::contract::{self, container, env, port};
 use k8s_openapi::api::core::v1::{
-    Container, ContainerPort, EnvVar, HTTPGetAction, LifecycleHandler, VolumeMount,
+    Container, ContainerPort, EnvVar, HTTPGetAction, LifecycleHandler, Probe, VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
@@ -16,6 +16,13 @@ const LOG_PATH: &str = "/var/log";
 pub(super) fn user_function(plan: &Plan) -> Container {
     let mut user = extra(plan.user.clone());
     container::USER.clone_into(&mut user.name);
+    let given = plan.user.ports.iter().flatten().next().and_then(|port| port.name.as_deref());
+    for port in port_references(&mut user) {
+        // Its port goes by our name from here on.
+        if matches!(port, IntOrString::String(name) if Some(name.as_str()) == given) {
+            *port = IntOrString::String(port::USER_NAME.to_owned());
+        }
+    }
     user.ports = Some(ports(plan));
     user.env = Some(environment(plan));
     user.stdin = Some(false);
@@ -40,6 +47,24 @@ fn wait_for_drain() -> LifecycleHandler {
         ..HTTPGetAction::default()
     };
     LifecycleHandler { http_get: Some(http_get), ..LifecycleHandler::default() }
+}
+
+/// Where probes and hooks name a port of their container.
+fn port_references(user: &mut Container) -> impl Iterator<Item = &mut IntOrString> {
+    let Container { liveness_probe, readiness_probe, startup_probe, lifecycle, .. } = user;
+    let probes = [liveness_probe, readiness_probe, startup_probe].into_iter().flatten();
+    let hooks = lifecycle.iter_mut().flat_map(|all| [&mut all.post_start, &mut all.pre_stop]);
+    probes.flat_map(of_probe).chain(hooks.flatten().flat_map(of_hook)).flatten()
+}
+
+fn of_probe(probe: &mut Probe) -> [Option<&mut IntOrString>; 2] {
+    let Probe { http_get, tcp_socket, .. } = probe;
+    [http_get.as_mut().map(|get| &mut get.port), tcp_socket.as_mut().map(|tcp| &mut tcp.port)]
+}
+
+fn of_hook(hook: &mut LifecycleHandler) -> [Option<&mut IntOrString>; 2] {
+    let LifecycleHandler { http_get, tcp_socket, .. } = hook;
+    [http_get.as_mut().map(|get| &mut get.port), tcp_socket.as_mut().map(|tcp| &mut tcp.port)]
 }
 
 /// Fills in what any container of the user gets.
@@ -91,4 +116,49 @@ fn without_repeats(variables: Vec<EnvVar>) -> Vec<EnvVar> {
         kept.push(variable);
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use api::StatefulService;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{Inputs, Settings, validate};
+
+    #[test]
+    fn probes_and_hooks_find_the_port_whose_name_is_ours_now() {
+        let by = |name: &str| json!({ "httpGet": { "path": "/", "port": name } });
+        let service: StatefulService = serde_json::from_value(json!({
+            "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulService",
+            "metadata": { "name": "cart" },
+            "spec": { "containers": [{
+                "image": "a",
+                "ports": [
+                    { "name": "grpc", "containerPort": 9000 },
+                    { "name": "admin", "containerPort": 9001 },
+                ],
+                "livenessProbe": by("grpc"),
+                "readinessProbe": { "tcpSocket": { "port": "grpc" } },
+                "startupProbe": by("admin"),
+                "lifecycle": {
+                    "preStop": by("grpc"), "postStart": { "tcpSocket": { "port": 9000 } },
+                },
+            }]},
+        }))
+        .unwrap();
+        let plan = validate(&Settings::default(), &service, &Inputs::default()).unwrap();
+        let made = serde_json::to_value(user_function(&plan)).unwrap();
+        let port = |path: &str| made.pointer(path).cloned().unwrap_or(Value::Null);
+        for (path, expected) in [
+            ("/livenessProbe/httpGet/port", json!("user-port")),
+            ("/readinessProbe/tcpSocket/port", json!("user-port")),
+            ("/startupProbe/httpGet/port", json!("admin")),
+            ("/lifecycle/preStop/httpGet/port", json!("user-port")),
+            ("/lifecycle/postStart/tcpSocket/port", json!(9000)),
+            ("/ports/0/name", json!("user-port")),
+        ] {
+            assert_eq!(port(path), expected, "{path}");
+        }
+    }
 }

@@ -81,6 +81,24 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// The key of a Secret under that key. Pods are refused when it could be none.
+    pub(super) fn secret_key(&self, key: &str, faults: &mut Faults) -> Found<&'a str> {
+        const BYTES_MAX: usize = 253;
+        let Some(text) = self.text(key, faults)? else { return Ok(None) };
+        let is_one = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+        let is_way = text == "." || text.starts_with("..");
+        if text.len() <= BYTES_MAX && text.bytes().all(is_one) && !is_way {
+            return Ok(Some(text));
+        }
+        faults.push(
+            self.path(key),
+            format!(
+                "is {text:?}, which cannot be a key of a Secret: use at most {BYTES_MAX} letters, digits, '-', '_' and '.', and no \"..\" at the beginning"
+            ),
+        );
+        Err(Noted)
+    }
+
     /// The text under that key, which has to be there.
     pub(super) fn mandatory(
         &self,

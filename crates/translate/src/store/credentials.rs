@@ -97,7 +97,7 @@ impl<'a> Credentials<'a> {
         };
         let key_field = format!("{name}Key");
         let key = match &self.secret {
-            Ok(Some((_, section))) => section.text(&key_field, faults),
+            Ok(Some((_, section))) => section.secret_key(&key_field, faults),
             Ok(None) => Ok(None),
             Err(noted) => Err(*noted),
         };

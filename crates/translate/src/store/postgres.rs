@@ -76,7 +76,7 @@ fn tls(root: &Section<'_>, faults: &mut Faults) -> Found<Tls> {
     });
     let secret = section.text("secret", faults);
     let mut file = |field| {
-        let file = section.text(field, faults);
+        let file = section.secret_key(field, faults);
         if secret == Ok(None) && matches!(file, Ok(Some(_))) {
             faults.push(
                 section.path(field),

@@ -20,7 +20,8 @@ const OUR_LABELS: [&str; 4] = [
     label::MANAGED_BY,
 ];
 /// Annotations that we alone write.
-pub(super) const OUR_ANNOTATIONS: [&str; 4] = [
+pub(super) const OUR_ANNOTATIONS: [&str; 5] = [
+    annotation::APPLIED_FROM,
     annotation::APPLIED_HASH,
     annotation::CLUSTER_PROTOCOL,
     annotation::REPLACING,
