@@ -75,6 +75,8 @@ pub mod reason {
     pub const NOT_OWNED: &str = "NotOwned";
     /// The API server refused an object for what it says.
     pub const REJECTED: &str = "Rejected";
+    /// Calls to the API server fail, and are tried again.
+    pub const UNKNOWN_ERROR: &str = "UnknownError";
     /// The operator may not do what it has to.
     pub const FORBIDDEN: &str = "Forbidden";
 

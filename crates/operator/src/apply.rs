@@ -241,10 +241,10 @@ impl Writer<'_> {
         &mut self,
         wanted: K,
         live: Live<K>,
-        origin: Option<String>,
+        note: Option<write::Note>,
     ) -> Result<(Arc<K>, Wrote), Failure> {
         let what = format!("{} {:?}", K::kind(&()), wanted.name_any());
-        let written = write::write(self.ctx, self.owner, wanted, live, origin).await?;
+        let written = write::write(self.ctx, self.owner, wanted, live, note).await?;
         match written.1 {
             Wrote::Nothing => {}
             Wrote::Created => self.created.push(what),
@@ -284,9 +284,11 @@ impl Writer<'_> {
             }
             rollout = Some(cause);
         } else {
-            origin.wave = before.and_then(|before| before.wave);
+            origin.wave = before.as_ref().and_then(|before| before.wave.clone());
         }
-        let written = Box::pin(self.write(wanted, live, Some(origin.to_string()))).await?;
+        let is_outdated = before.is_none_or(|before| before.is_outdated_by(&origin));
+        let note = write::Note { origin: origin.to_string(), is_outdated };
+        let written = Box::pin(self.write(wanted, live, Some(note))).await?;
         let (deployment, wrote) = written;
         Ok(self.done(deployment, wrote, rollout, None))
     }

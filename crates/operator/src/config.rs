@@ -273,6 +273,16 @@ fn check(settings: &Settings) -> Result<(), Error> {
         let value = format!("{:?}", settings.watch.namespaces);
         refuse("watch.namespaces", value, "names of namespaces, or to [\"*\"] for all");
     }
+    let monitoring = &settings.monitoring_namespaces;
+    if monitoring.is_empty() {
+        let wanted = "one label or more, since without any all namespaces may read metrics";
+        refuse("monitoring-namespaces", "{}".to_owned(), wanted);
+    }
+    for (key, value) in monitoring {
+        if let Some(rule) = translate::label_fault(key, value) {
+            refuse("monitoring-namespaces", format!("{{{key:?}: {value:?}}}"), rule);
+        }
+    }
     let level = &settings.log.level;
     if crate::telemetry::filter(level).is_none() {
         let wanted = "error, warn, info, debug or trace, or to more in the words of RUST_LOG";

@@ -1,6 +1,6 @@
 //! What every reconcile has at hand.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
@@ -45,6 +46,15 @@ pub(crate) struct Shared {
     pub(crate) left_alone: LeftAlone,
     pub(crate) pace: Pace,
     pub(crate) throttle: Mutex<Throttle>,
+}
+
+impl Shared {
+    /// Nothing is to be remembered of an object that is gone.
+    pub(crate) fn forget(&self, gone: &ObjectMeta) {
+        let uid = gone.uid.as_deref().unwrap_or_default();
+        self.failures.forget(uid);
+        self.left_alone.forget(uid);
+    }
 }
 
 /// What the reconciles of one scope share.
@@ -101,15 +111,31 @@ impl Caches {
     }
 }
 
+/// An object that has not failed for so long is tried no more: it went unseen.
+const FAILURE_MAX: Duration = Duration::from_mins(30);
+
 /// How often each object failed in a row, by uid.
 #[derive(Debug, Default)]
-pub(crate) struct Failures(Mutex<HashMap<String, (Option<i64>, u32)>>);
+pub(crate) struct Failures(Mutex<HashMap<String, Failed>>);
+
+#[derive(Debug)]
+struct Failed {
+    generation: Option<i64>,
+    count: u32,
+    last: Instant,
+}
 
 impl Failures {
     /// Counts one more for that generation, and says how long to wait.
     pub(crate) fn next_delay(&self, uid: &str, generation: Option<i64>) -> Duration {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (failed, count) = counts.entry(uid.to_owned()).or_default();
+        let now = Instant::now();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !all.contains_key(uid) {
+            all.retain(|_, failed| now.duration_since(failed.last) < FAILURE_MAX);
+        }
+        let first = Failed { generation, count: 0, last: now };
+        let Failed { generation: failed, count, last } = all.entry(uid.to_owned()).or_insert(first);
+        *last = now;
         if *failed != generation {
             (*failed, *count) = (generation, 0);
         }
@@ -117,6 +143,13 @@ impl Failures {
         *count = count.saturating_add(1);
         // Not all that failed together is tried again together.
         delay.mul_f64(1.0 - 0.25 * spread(uid, *count))
+    }
+
+    /// How often it has failed in a row.
+    pub(crate) fn count(&self, uid: &str, generation: Option<i64>) -> u32 {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = all.get(uid).filter(|failed| failed.generation == generation);
+        failed.map_or(0, |failed| failed.count)
     }
 
     pub(crate) fn forget(&self, uid: &str) {
@@ -138,6 +171,14 @@ impl LeftAlone {
 
     pub(crate) fn forget(&self, uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
+    }
+}
+
+impl LeftAlone {
+    /// Of all services there are, only those are there still.
+    pub(crate) fn retain(&self, known: &HashSet<String>) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        told.retain(|uid, _| known.contains(uid));
     }
 }
 
@@ -203,6 +244,10 @@ mod tests {
         assert!(left_alone.tell("a", Some(1)));
         assert!(!left_alone.tell("a", Some(1)));
         assert!(left_alone.tell("a", Some(2)));
+        left_alone.retain(&HashSet::from(["a".to_owned()]));
+        assert!(!left_alone.tell("a", Some(2)));
+        left_alone.retain(&HashSet::new());
+        assert!(left_alone.tell("a", Some(2)));
         left_alone.forget("a");
         assert!(left_alone.tell("a", Some(2)));
     }
@@ -219,5 +264,15 @@ mod tests {
         failures.next_delay("a", Some(2));
         failures.forget("a");
         assert!(failures.next_delay("a", Some(2)) <= Duration::from_secs(1));
+        assert_eq!((failures.count("a", Some(2)), failures.count("a", Some(3))), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_went_unseen_is_forgotten_when_another_fails() {
+        let failures = Failures::default();
+        failures.next_delay("a", None);
+        tokio::time::advance(FAILURE_MAX).await;
+        failures.next_delay("b", None);
+        assert_eq!((failures.count("a", None), failures.count("b", None)), (0, 1));
     }
 }

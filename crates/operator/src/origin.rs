@@ -4,15 +4,20 @@
 
 use std::fmt;
 
+use api::contract::annotation;
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use translate::Plan;
 
 /// On the template of pods: tells Secrets of the store from what they were before.
 pub(crate) const SECRET_HASH: &str = "cloudstate.io/secret-hash";
+
+/// Stands between the two fingerprints of a service.
+const METADATA: char = '+';
 
 /// Fields of a service that reach no pod: changed, they start none anew.
 const APART_FROM_PODS: [&str; 5] =
@@ -22,6 +27,8 @@ const APART_FROM_PODS: [&str; 5] =
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Origin {
     service: String,
+    /// What the service says beside its spec and is passed on. Settings have a say in that.
+    metadata: String,
     store: String,
     settings: String,
     template: String,
@@ -70,6 +77,7 @@ impl Origin {
     /// Where that Deployment comes from.
     pub(crate) fn of(
         service: &StatefulService,
+        plan: &Plan,
         store: Option<&StatefulStore>,
         settings: &translate::Settings,
         deployment: &Deployment,
@@ -78,8 +86,10 @@ impl Origin {
         if let Some(spec) = spec.as_object_mut() {
             spec.retain(|field, _| !APART_FROM_PODS.contains(&field.as_str()));
         }
+        let meant_for_us = [annotation::PROXY_KIND, annotation::RESTARTED_AT];
         Self {
-            service: fingerprint(&(spec, service.labels(), service.annotations())),
+            service: fingerprint(&(spec, meant_for_us.map(|key| service.annotations().get(key)))),
+            metadata: fingerprint(&plan.passed_on()),
             store: fingerprint(&store.map(|store| (store.uid(), &store.spec))),
             settings: fingerprint(&format!("{settings:?}")),
             template: fingerprint(&template(deployment)),
@@ -91,8 +101,12 @@ impl Origin {
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let mut parts = text.split(' ').map(str::to_owned);
         let mut part = || parts.next();
+        let first = part()?;
+        // Before there were two, what was noted can be compared with nothing.
+        let (service, metadata) = first.split_once(METADATA).unwrap_or_default();
         Some(Self {
-            service: part()?,
+            service: service.to_owned(),
+            metadata: metadata.to_owned(),
             store: part()?,
             settings: part()?,
             template: part()?,
@@ -105,6 +119,12 @@ impl Origin {
         self.template == other.template
     }
 
+    /// Whether that would make the next change of something else look like one of the service or its store,
+    /// though what it tells of has led to nothing.
+    pub(crate) fn is_outdated_by(&self, now: &Self) -> bool {
+        (&self.service, &self.metadata, &self.store) != (&now.service, &now.metadata, &now.store)
+    }
+
     /// Why pods are to be made like this that were made like that before.
     pub(crate) fn cause(
         &self,
@@ -113,7 +133,11 @@ impl Origin {
         live: &Deployment,
     ) -> Cause {
         let Some(before) = before else { return Cause::Operator };
-        if self.service != before.service {
+        // Settings say which keys are passed on, and are no user's.
+        let has_other_metadata =
+            self.metadata != before.metadata && self.settings == before.settings;
+        let is_known = !before.service.is_empty();
+        if is_known && (self.service != before.service || has_other_metadata) {
             return Cause::Service;
         }
         if self.store != before.store {
@@ -142,8 +166,8 @@ impl Origin {
 
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, store, settings, template, wave } = self;
-        write!(f, "{service} {store} {settings} {template}")?;
+        let Self { service, metadata, store, settings, template, wave } = self;
+        write!(f, "{service}{METADATA}{metadata} {store} {settings} {template}")?;
         wave.iter().try_for_each(|wave| write!(f, " {wave}"))
     }
 }
@@ -168,7 +192,8 @@ fn annotation_of<'a>(deployment: &'a Deployment, key: &str) -> Option<&'a str> {
     template.metadata.as_ref()?.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-fn sidecar_image(deployment: &Deployment) -> Option<&str> {
+/// The image of the sidecar in the template of the pods.
+pub(crate) fn sidecar_image(deployment: &Deployment) -> Option<&str> {
     let pod = deployment.spec.as_ref()?.template.spec.as_ref()?;
     let all = pod.containers.iter().chain(pod.init_containers.iter().flatten());
     all.into_iter()
@@ -195,7 +220,7 @@ mod tests {
     fn made(service: &StatefulService, settings: &Settings) -> (Deployment, Origin) {
         let plan = validate(settings, service, &Inputs::default()).unwrap();
         let deployment = *render(settings, &plan).deployment;
-        let origin = Origin::of(service, None, settings, &deployment);
+        let origin = Origin::of(service, &plan, None, settings, &deployment);
         (deployment, origin)
     }
 
@@ -206,6 +231,17 @@ mod tests {
         origin.wave = Some("settings-1".to_owned());
         assert_eq!(Origin::parse(&origin.to_string()), Some(origin));
         assert_eq!(Origin::parse("nonsense"), None);
+    }
+
+    #[test]
+    fn an_origin_of_an_earlier_operator_is_no_change_of_the_service() {
+        let settings = Settings::default();
+        let (live, now) = made(&service("a", 1), &settings);
+        let Origin { store, settings, .. } = &now;
+        let before = Origin::parse(&format!("former {store} {settings} template wave")).unwrap();
+        assert_eq!(before.wave.as_deref(), Some("wave"));
+        assert_eq!(now.cause(Some(&before), &live, &live), Cause::Operator);
+        assert!(before.is_outdated_by(&now));
     }
 
     #[test]
@@ -228,6 +264,49 @@ mod tests {
             assert_eq!(now.cause(Some(&before), &wanted, &live), cause);
         }
         assert_eq!(before.cause(None, &live, &live), Cause::Operator);
+    }
+
+    #[test]
+    fn what_is_kept_on_a_service_and_not_passed_on_is_no_change_of_it() {
+        let settings = Settings::default();
+        let mut other = settings.clone();
+        other.proxy.image.no_store = "sidecar:2".to_owned();
+        let mut passes_on_more = other.clone();
+        passes_on_more.excluded_annotations.clear();
+        let (live, before) = made(&service("a", 1), &settings);
+        let with = |key: &str| {
+            let mut service = service("a", 1);
+            service.metadata.annotations = Some([(key.to_owned(), "1".to_owned())].into());
+            service
+        };
+        let excluded = settings.excluded_annotations[0].clone();
+        let excluded = if excluded.ends_with('/') { excluded + "x" } else { excluded };
+        for (service, settings, cause) in [
+            (with(&excluded), &other, Cause::Image),
+            (with("example.com/team"), &other, Cause::Image),
+            (with("example.com/team"), &settings, Cause::Service),
+            (with(&excluded), &passes_on_more, Cause::Image),
+            (with(annotation::PROXY_KIND), &settings, Cause::Service),
+            (with(annotation::RESTARTED_AT), &other, Cause::Service),
+        ] {
+            let mut service = service;
+            if let Some(kind) = service.annotations_mut().get_mut(annotation::PROXY_KIND) {
+                "native".clone_into(kind);
+            }
+            let (wanted, now) = made(&service, settings);
+            assert_eq!(now.cause(Some(&before), &wanted, &live), cause, "{service:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_would_be_taken_for_another_cause_is_outdated() {
+        let settings = Settings::default();
+        let mut quiet = settings.clone();
+        quiet.passivation_timeout = Some("30s".to_owned());
+        let (_, before) = made(&service("a", 1), &settings);
+        assert!(before.is_outdated_by(&made(&service("b", 1), &settings).1));
+        assert!(!before.is_outdated_by(&made(&service("a", 2), &settings).1));
+        assert!(!before.is_outdated_by(&made(&service("a", 1), &quiet).1));
     }
 
     #[test]

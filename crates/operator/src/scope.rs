@@ -65,6 +65,11 @@ impl Extent {
         self.namespace.as_deref().unwrap_or("*")
     }
 
+    /// Whether what is in that namespace is watched.
+    pub(crate) fn covers(&self, namespace: &str) -> bool {
+        self.namespace.as_deref().is_none_or(|own| own == namespace)
+    }
+
     fn api<K>(&self, shared: &Shared) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
@@ -152,7 +157,7 @@ fn watch_everything(
 
     let on_service = {
         let (stores, services) = (start.stores.clone(), start.services.clone());
-        let shared = Arc::clone(shared);
+        let (shared, extent) = (Arc::clone(shared), extent.clone());
         move |change: Change<'_, StatefulService>| match change {
             Change::Applied { before, now } => {
                 let mut triggers = vec![Trigger::Service(ObjectRef::from_obj(now))];
@@ -165,20 +170,33 @@ fn watch_everything(
             }
             Change::Deleted(service) => {
                 throttle::forget(&shared, service);
+                shared.forget(&service.metadata);
                 let namespace = service.namespace().unwrap_or_default();
                 let store = store_of(service).map(Trigger::Store);
                 store.into_iter().chain([Trigger::ServiceGone(namespace)]).collect()
             }
-            Change::All => everything(&services, &stores),
+            Change::All => {
+                throttle::relisted(&shared, |namespace| extent.covers(namespace), &services);
+                // Namespaces are left alone only where all are watched.
+                if extent.namespace.is_none() {
+                    let all = services.state();
+                    let known = all.iter().filter_map(|service| service.uid()).collect();
+                    shared.left_alone.retain(&known);
+                }
+                everything(&services, &stores)
+            }
         }
     };
     let on_store = {
         let (stores, services) = (start.stores.clone(), start.services.clone());
+        let shared = Arc::clone(shared);
         move |change: Change<'_, StatefulStore>| match change {
             Change::Applied { now, .. } => users_of(&services, now).collect(),
-            Change::Deleted(store) => users_of(&services, store)
-                .chain([Trigger::StoreGone(Arc::new(store.clone()))])
-                .collect(),
+            Change::Deleted(store) => {
+                shared.forget(&store.metadata);
+                let gone = Trigger::StoreGone(Arc::new(store.clone()));
+                users_of(&services, store).chain([gone]).collect()
+            }
             Change::All => everything(&services, &stores),
         }
     };

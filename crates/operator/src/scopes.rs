@@ -9,6 +9,7 @@ use tracing::info;
 
 use crate::context::Shared;
 use crate::scope::{self, Extent};
+use crate::throttle;
 
 /// Runs a scope for each extent that the settings name, until told to stop.
 pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> anyhow::Result<()> {
@@ -33,6 +34,10 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
                 stop
             });
         }
+        // Also what a scope that has ended only now was still at.
+        throttle::keep_watched(shared, |namespace| {
+            running.keys().any(|extent| extent.covers(namespace))
+        });
         shared.readiness.started();
         tokio::select! {
             biased;

@@ -2,21 +2,28 @@
 
 mod rollout;
 
+use std::collections::BTreeMap;
+
 use api::condition::{self, Status, Verdict, kind, reason};
 use api::contract::annotation;
-use api::{BoundStore, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus};
+use api::{
+    BoundStore, Chain, StatefulService, StatefulServiceStatus, StatefulStore, StatefulStoreStatus,
+};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use translate::{Plan, Problem, Problems};
+use translate::{Observed, Plan, Problem, Problems};
 
 pub(crate) use self::rollout::Rollout;
 use crate::apply::{Held, Refusal};
 use crate::diagnose::Diagnosis;
-use crate::text::cut;
+use crate::error::Error;
+use crate::origin::sidecar_image;
+use crate::text::{cut, tidy};
 use crate::throttle::Answer;
 
 const MESSAGE_BYTES_MAX: usize = 4096;
+const CAUSE_BYTES_MAX: usize = 1024;
 
 /// What one reconcile found out about a service.
 pub(crate) struct Facts<'a> {
@@ -27,6 +34,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) refusal: Option<&'a Refusal>,
     /// What the Deployment waits for, if it does.
     pub(crate) held: Option<&'a Held>,
+    /// What has failed for a while and is tried again.
+    pub(crate) failed: Option<&'a Error>,
     /// The Deployment as it is now.
     pub(crate) deployment: Option<&'a Deployment>,
     pub(crate) diagnosis: Option<&'a Diagnosis>,
@@ -92,7 +101,7 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
     let uid = service.uid().unwrap_or_default();
     let selector = facts
         .plan
-        .map_or_else(|_| translate::selector(&uid), |plan| plan.selector().clone())
+        .map_or_else(|_| selector(facts, &uid), |plan| plan.selector().clone())
         .into_iter()
         .map(|(key, value)| format!("{key}={value}"));
     let generation = service.metadata.generation;
@@ -103,16 +112,37 @@ pub(crate) fn of_service(facts: &Facts<'_>, now: Timestamp) -> StatefulServiceSt
         ready_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.ready)),
         selector: Some(selector.collect::<Vec<_>>().join(",")),
         summary: Some(summary),
-        store: facts.plan.ok().and_then(Plan::store).map(|binding| BoundStore {
+        store: bound(facts),
+        updated_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.updated)),
+        proxy_image: facts.deployment.and_then(sidecar_image).map(str::to_owned),
+        config_hash: facts
+            .deployment
+            .and_then(|deployment| deployment.annotations().get(annotation::APPLIED_HASH).cloned()),
+    }
+}
+
+/// What selects the pods of a service that cannot be translated now.
+fn selector(facts: &Facts<'_>, uid: &str) -> BTreeMap<String, String> {
+    let live = facts.deployment.map(|deployment| Observed::of(deployment).selector);
+    live.filter(|live| !live.is_empty()).unwrap_or_else(|| translate::selector(uid))
+}
+
+/// The store that the pods are bound to. While the plan waits, that is the one from before.
+fn bound(facts: &Facts<'_>) -> Option<BoundStore> {
+    let waits = facts.pause.is_some()
+        || facts.refusal.is_some()
+        || facts.held.is_some()
+        || facts.failed.is_some();
+    match facts.plan {
+        Ok(plan) if !waits => plan.store().map(|binding| BoundStore {
             name: binding.name.clone(),
             kind: binding.store.kind().to_owned(),
             observed_generation: binding.generation,
         }),
-        updated_replicas: Some(rollout.as_ref().map_or(0, |rollout| rollout.updated)),
-        proxy_image: facts.plan.ok().map(|plan| plan.image().to_owned()),
-        config_hash: facts
-            .deployment
-            .and_then(|deployment| deployment.annotations().get(annotation::APPLIED_HASH).cloned()),
+        _ => {
+            let before = facts.service.status.as_ref().and_then(|status| status.store.clone());
+            before.filter(|_| facts.deployment.is_some())
+        }
     }
 }
 
@@ -288,6 +318,11 @@ fn resources(facts: &Facts<'_>) -> Verdict {
     }
     if let Some(refusal) = facts.refusal {
         return verdict(Status::False, refusal.reason(), refusal.to_string());
+    }
+    if let Some(error) = facts.failed {
+        let message =
+            format!("{}; it is tried again", tidy(&Chain(error).to_string(), CAUSE_BYTES_MAX));
+        return verdict(Status::Unknown, reason::UNKNOWN_ERROR, message);
     }
     if facts.plan.is_err() {
         let message = "objects are left as they are until the other conditions are put right";

@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use api::StatefulService;
 use api::contract::label;
+use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
+use kube::runtime::reflector::{ObjectRef, Store};
 use tokio::time::Instant;
 
-use crate::apply::child::label_of;
+use crate::apply::child::{is_owned_by, label_of};
 use crate::apply::origin_of;
 use crate::config::Rollout as Limits;
 use crate::context::{Context, Shared};
@@ -116,7 +118,6 @@ impl Throttle {
     /// How far the service's newest template is. `wave` is the one that it was started for, if any:
     /// another process may have started it.
     pub(crate) fn observe(&mut self, service: &str, wave: Option<&str>, progress: Progress) {
-        self.waiting.remove(service);
         if let Some(wave) = wave
             && progress != Progress::Done
             && !self.started.contains_key(service)
@@ -140,6 +141,17 @@ impl Throttle {
     pub(crate) fn forget(&mut self, service: &str) {
         self.started.remove(service);
         self.waiting.remove(service);
+    }
+
+    /// The service is as it should be, or asks for nothing now.
+    pub(crate) fn waits_no_more(&mut self, service: &str) {
+        self.waiting.remove(service);
+    }
+
+    /// Of the services, only those are there still.
+    pub(crate) fn retain(&mut self, is_there: impl Fn(&str) -> bool) {
+        self.started.retain(|service, _| is_there(service));
+        self.waiting.retain(|service| is_there(service));
     }
 
     /// How many run.
@@ -194,8 +206,12 @@ impl Throttle {
 }
 
 /// What another process has begun has its place before anything else is begun, so that a wave that was halted stays so.
+/// What nobody looks at would never give it back: Deployments of services that are gone or left alone.
 pub(crate) fn take_over(ctx: &Context) {
     for deployment in ctx.caches.deployments.state() {
+        if !is_looked_at(ctx, &deployment) {
+            continue;
+        }
         let rollout = Rollout::of(&deployment);
         let is_over = rollout.is_complete() || rollout.was_complete;
         let wave = origin_of(&deployment).and_then(|origin| origin.wave).filter(|_| !is_over);
@@ -208,20 +224,55 @@ pub(crate) fn take_over(ctx: &Context) {
     }
 }
 
+fn is_looked_at(ctx: &Context, deployment: &Deployment) -> bool {
+    let namespace = deployment.namespace().unwrap_or_default();
+    let Some(name) = label_of(&deployment.metadata, label::STATEFUL_SERVICE) else { return false };
+    let service = ctx.caches.services.get(&ObjectRef::new(name).within(&namespace));
+    let uid = service.and_then(|service| service.uid());
+    uid.is_some_and(|uid| is_owned_by(&deployment.metadata, &uid))
+        && !ctx.caches.is_opted_out(&namespace)
+}
+
 /// The service asks whether its pods may be started anew.
 pub(crate) fn ask(ctx: &Context, service: &StatefulService, wave: &str) -> Answer {
     let limits = &ctx.live.now().rollout;
     with(ctx, |throttle| throttle.ask(&key(service), wave, limits, Instant::now()))
 }
 
-/// The service's newest template is that far.
+/// The service's newest template is that far; `is_held` says that another one waits.
 pub(crate) fn observe(
     ctx: &Context,
     service: &StatefulService,
     wave: Option<&str>,
     progress: Progress,
+    is_held: bool,
 ) {
-    with(ctx, |throttle| throttle.observe(&key(service), wave, progress));
+    with(ctx, |throttle| {
+        throttle.observe(&key(service), wave, progress);
+        if !is_held {
+            throttle.waits_no_more(&key(service));
+        }
+    });
+}
+
+/// All services of what is watched were read again, so that those that are not among them are gone.
+pub(crate) fn relisted(
+    shared: &Shared,
+    is_watched: impl Fn(&str) -> bool,
+    services: &Store<StatefulService>,
+) {
+    let is_there = |service: &str| {
+        let Some((namespace, name)) = service.split_once('/') else { return false };
+        !is_watched(namespace) || services.get(&ObjectRef::new(name).within(namespace)).is_some()
+    };
+    with(shared, |throttle| throttle.retain(is_there));
+}
+
+/// Only services of these namespaces are looked at from now on.
+pub(crate) fn keep_watched(shared: &Shared, is_watched: impl Fn(&str) -> bool) {
+    let is_there =
+        |service: &str| service.split_once('/').is_some_and(|(namespace, _)| is_watched(namespace));
+    with(shared, |throttle| throttle.retain(is_there));
 }
 
 /// The service is gone, or changed by its user.
@@ -409,6 +460,27 @@ mod tests {
             bench.ends(service, Progress::Failed);
         }
         assert!(!bench.goes("e", "w"));
+    }
+
+    #[test]
+    fn a_rollout_that_ends_while_its_service_waits_for_another_leaves_its_place() {
+        let mut bench = Bench::new();
+        assert!(bench.goes("a", "w") && bench.goes("b", "w"));
+        assert!(!bench.goes("c", "next"));
+        bench.throttle.observe("a", Some("w"), Progress::Done);
+        assert_eq!((bench.throttle.running(), bench.throttle.waiting()), (1, 1));
+        bench.throttle.observe("c", None, Progress::Done);
+        assert_eq!(bench.throttle.waiting(), 1, "it still waits");
+        bench.throttle.waits_no_more("c");
+        assert_eq!(bench.throttle.waiting(), 0);
+    }
+
+    #[test]
+    fn those_that_are_found_to_be_gone_leave_their_places() {
+        let mut bench = Bench::new();
+        assert!(bench.goes("a", "w") && bench.goes("b", "w") && !bench.goes("c", "w"));
+        bench.throttle.retain(|service| service == "b");
+        assert_eq!((bench.throttle.running(), bench.throttle.waiting()), (1, 0));
     }
 
     #[test]

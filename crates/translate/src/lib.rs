@@ -21,4 +21,4 @@ pub use problem::{Problem, Problems};
 pub use render::{Object, Objects, POD_READER, binding_name, deployment_name, render, selector};
 pub use settings::Settings;
 pub use store::{Cassandra, Credential, Known, Postgres, Tls, validate_store};
-pub use validate::validate;
+pub use validate::{label_fault, validate};

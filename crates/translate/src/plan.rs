@@ -115,6 +115,11 @@ impl Plan {
         self.store.as_ref()
     }
 
+    /// Labels and annotations of the service that its objects get.
+    pub fn passed_on(&self) -> (&BTreeMap<String, String>, &BTreeMap<String, String>) {
+        (&self.labels, &self.annotations)
+    }
+
     /// How many pods there will be.
     pub fn replicas(&self) -> i32 {
         self.replicas

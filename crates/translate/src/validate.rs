@@ -82,6 +82,11 @@ pub fn validate(
     })
 }
 
+/// What the API server has against a label, if anything: the rule that is broken.
+pub fn label_fault(key: &str, value: &str) -> Option<&'static str> {
+    syntax::key(key).and_then(|()| syntax::label_value(value)).err()
+}
+
 /// Which kind of proxy the sidecars are: as the service says, or as the operator does.
 fn kind(settings: &Settings, service: &StatefulService, findings: &mut Findings) -> ProxyKind {
     let Some(given) = service.annotations().get(annotation::PROXY_KIND) else {

@@ -34,20 +34,30 @@ pub(crate) enum Wrote {
     Changed,
 }
 
-/// Makes one object be as wanted. `origin` is noted on it, and being another is no reason to write.
+/// What a Deployment was made from.
+pub(super) struct Note {
+    pub(super) origin: String,
+    /// Whether what is noted now says something else that matters, so that it is written by itself.
+    pub(super) is_outdated: bool,
+}
+
+/// Makes one object be as wanted. The note goes on it, and is a reason to write only if it has to be.
 pub(super) async fn write<K: Child>(
     ctx: &Context,
     owner: &StatefulService,
     mut wanted: K,
     live: Live<K>,
-    origin: Option<String>,
+    note: Option<Note>,
 ) -> Result<(Arc<K>, Wrote), Failure> {
     let kind = K::kind(&());
     let hash = fingerprint(&wanted);
     wanted.annotations_mut().insert(annotation::APPLIED_HASH.to_owned(), hash);
-    let compared = to_json(&wanted);
-    if let Some(origin) = origin {
+    let mut compared = to_json(&wanted);
+    if let Some(Note { origin, is_outdated }) = note {
         wanted.annotations_mut().insert(annotation::APPLIED_FROM.to_owned(), origin);
+        if is_outdated {
+            compared = to_json(&wanted);
+        }
     }
     let written = match attempt(ctx, &wanted, &compared, live.clone(), true).await {
         // Our cache is behind: the API server has another version, or another object.

@@ -19,21 +19,29 @@ pub(crate) struct Merged {
 /// Code defaults, then the text of the ConfigMap, then what the environment says.
 pub(crate) fn merge(environment: &Environment, text: Option<&str>) -> Result<Merged, Error> {
     let Environment { namespace, config_map: name, .. } = environment;
-    let defaults = Settings::default();
+    let mut defaults = Settings::default();
     let known = known();
     let mut unknown = Vec::new();
-    let mut figment = Figment::from(Serialized::defaults(defaults));
+    let mut given = Map::new();
     if let Some(text) = text.filter(|text| !text.trim().is_empty()) {
-        let given = match serde_saphyr::from_str::<Option<Map<String, Value>>>(text) {
-            Ok(given) => given.unwrap_or_default(),
+        let read = match serde_saphyr::from_str::<Option<Map<String, Value>>>(text) {
+            Ok(read) => read.unwrap_or_default(),
             Err(source) => {
                 let (name, namespace) = (name.clone(), namespace.clone());
                 return Err(Error::NotYaml { name, namespace, source: Box::new(source) });
             }
         };
-        let given = without_unknown(given, &known, "", &mut unknown);
-        figment = figment.merge(Serialized::defaults(given));
+        given = without_unknown(read, &known, "", &mut unknown);
     }
+    // Labels that are given are all there are: one beside the default would select no namespace.
+    if environment.settings.contains_key(FREE) {
+        given.remove(FREE);
+    }
+    if given.contains_key(FREE) || environment.settings.keys().any(|path| path.starts_with(FREE)) {
+        defaults.monitoring_namespaces.clear();
+    }
+    let mut figment = Figment::from(Serialized::defaults(defaults));
+    figment = figment.merge(Serialized::defaults(given));
     for (path, value) in &environment.settings {
         let pointer = format!("/{}", path.replace('.', "/"));
         if known.pointer(&pointer).is_none() && !path.starts_with(FREE) {
@@ -168,6 +176,24 @@ mod tests {
         assert!(refusal("watch:\n  namespaces: []\n").contains("watch.namespaces"));
         assert!(refusal("proxy: [").contains("ConfigMap \"config\""));
         assert!(refusal("just text").contains("ConfigMap \"config\""));
+    }
+
+    #[test]
+    fn labels_of_monitoring_namespaces_replace_the_default() {
+        let labels = |merged: Merged| {
+            let all = merged.settings.monitoring_namespaces.into_iter();
+            all.map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>()
+        };
+        let text = "monitoring-namespaces:\n  team: ops\n";
+        assert_eq!(labels(merged_under(&[], Some(text)).unwrap()), ["team=ops"]);
+        let variable = "CLOUDSTATE_OPERATOR__MONITORING_NAMESPACES";
+        let by_variable = merged_under(&[(variable, "{a=\"b\"}")], Some(text)).unwrap();
+        assert_eq!(labels(by_variable), ["a=b"]);
+        assert_eq!(labels(merged_under(&[], None).unwrap()).len(), 1);
+        for text in ["{}", "{ team: -ops }", "{ \"a b\": c }"] {
+            let said = refusal(&format!("monitoring-namespaces: {text}\n"));
+            assert!(said.contains("monitoring-namespaces is"), "{said}");
+        }
     }
 
     #[test]

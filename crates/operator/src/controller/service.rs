@@ -28,6 +28,8 @@ use crate::{dereference, report};
 const UNREADY_DELAY: Duration = Duration::from_secs(2);
 /// What belongs to others is not watched.
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
+/// What has failed so often in a row, for some seven seconds, is told.
+const LASTING: u32 = 3;
 /// The cache is behind, and catches up.
 const AGAIN_DELAY: Duration = Duration::from_millis(200);
 
@@ -48,6 +50,8 @@ pub(crate) async fn reconcile(
     let pause = paused(&ctx, &service).filter(|_| !planted::is(Bug::PauseIgnored));
     match &pause {
         Some(Pause::Namespace(_)) => {
+            // Who works there does not tell how far it is.
+            throttle::forget(&ctx, &service);
             if !ctx.left_alone.tell(&uid, service.metadata.generation) {
                 return Ok(Action::await_change());
             }
@@ -59,21 +63,20 @@ pub(crate) async fn reconcile(
         Ok(plan) => Box::pin(make(&ctx, &service, &for_objects, &inputs, plan)).await,
         Err(_) => look(&ctx, &service).await,
     };
+    let as_it_is = || Outcome::of(dereference::deployment(&ctx.caches, &service));
     let outcome = match outcome {
         Ok(outcome) => outcome,
         Err(Failure::Again) => return Ok(Action::requeue(AGAIN_DELAY)),
         Err(Failure::Terminating) => return Ok(Action::await_change()),
-        Err(Failure::Failed(error)) => return Err(error),
-        Err(Failure::Refused(refusal)) => Outcome {
-            refusal: Some(refusal),
-            ..Outcome::of(dereference::deployment(&ctx.caches, &service))
-        },
+        Err(Failure::Failed(error)) if !is_lasting(&ctx, &service, &error) => return Err(error),
+        Err(Failure::Failed(error)) => Outcome { failed: Some(error), ..as_it_is() },
+        Err(Failure::Refused(refusal)) => Outcome { refusal: Some(refusal), ..as_it_is() },
     };
     let diagnosis = match &outcome.deployment {
         Some(deployment) if plan.is_ok() => diagnosis(&ctx, deployment).await,
         _ => None,
     };
-    if plan.is_ok() && pause.is_none() && outcome.held.is_none() {
+    if !matches!(pause, Some(Pause::Namespace(_))) {
         observe(&ctx, &service, &outcome, diagnosis.as_ref());
     }
     let facts = Facts {
@@ -82,12 +85,17 @@ pub(crate) async fn reconcile(
         pause: pause.as_ref(),
         refusal: outcome.refusal.as_ref(),
         held: outcome.held.as_ref(),
+        failed: outcome.failed.as_ref(),
         deployment: outcome.deployment.as_deref(),
         diagnosis: diagnosis.as_ref(),
     };
     let status = status::of_service(&facts, Timestamp::now());
     let ready = find(&status.conditions, kind::READY).is_some_and(|ready| ready.status == "True");
-    if let Err(error) = report::report(&ctx, &*service, status).await {
+    let reported = report::report(&ctx, &*service, status).await;
+    if let Some(error) = outcome.failed {
+        return Err(error);
+    }
+    if let Err(error) = reported {
         // Not told after all.
         ctx.left_alone.forget(&uid);
         return Err(error);
@@ -117,12 +125,21 @@ struct Outcome {
     deployment: Option<Arc<Deployment>>,
     refusal: Option<Refusal>,
     held: Option<Held>,
+    /// What is tried again, and has been for a while.
+    failed: Option<Error>,
 }
 
 impl Outcome {
     fn of(deployment: Option<Arc<Deployment>>) -> Self {
         Self { deployment, ..Self::default() }
     }
+}
+
+/// Whether that is worth to be told on the service. Most of what fails goes better at the next try.
+fn is_lasting(ctx: &Context, service: &StatefulService, error: &Error) -> bool {
+    let failed =
+        ctx.failures.count(&service.uid().unwrap_or_default(), service.metadata.generation);
+    failed >= LASTING && !matches!(error, Error::NotLeading { .. })
 }
 
 /// Why nothing is to be changed, if so.
@@ -150,14 +167,14 @@ async fn make(
             template.metadata.get_or_insert_default().annotations.get_or_insert_with(BTreeMap::new);
         annotations.insert(SECRET_HASH.to_owned(), hash);
     }
-    let origin = Origin::of(service, inputs.store.as_ref(), settings, &objects.deployment);
+    let origin = Origin::of(service, plan, inputs.store.as_ref(), settings, &objects.deployment);
     let applied = Box::pin(apply::apply(ctx, service, objects, origin)).await?;
     report::tell_of(ctx, service, &applied).await;
     if applied.wrote != Wrote::Nothing {
         report::warn_of(ctx, service, plan.warnings()).await;
     }
     orphans::take_back_rights(ctx, &service.namespace().unwrap_or_default()).await?;
-    Ok(Outcome { deployment: Some(applied.deployment), refusal: None, held: applied.held })
+    Ok(Outcome { held: applied.held, ..Outcome::of(Some(applied.deployment)) })
 }
 
 /// Leaves the objects as they are, and tells if they are another's.
@@ -199,5 +216,5 @@ fn observe(
         Progress::Running
     };
     let wave = origin_of(deployment).and_then(|origin| origin.wave);
-    throttle::observe(ctx, service, wave.as_deref(), progress);
+    throttle::observe(ctx, service, wave.as_deref(), progress, outcome.held.is_some());
 }

@@ -41,6 +41,7 @@ fn nothing_but<'a>(
         pause: None,
         refusal: None,
         held: None,
+        failed: None,
         deployment: None,
         diagnosis: None,
     }
@@ -304,4 +305,56 @@ fn a_store_says_what_it_names_that_is_not_there() {
     assert_eq!((valid.status.as_str(), &*valid.reason), ("Unknown", "SecretNotFound"));
     assert!(valid.message.contains("\"cart-db\""), "{}", valid.message);
     assert_eq!(status.dependents, Some(3));
+}
+
+#[test]
+fn what_keeps_failing_is_told_and_the_status_tells_what_runs() {
+    let mut service = service(&json!({
+        "containers": [{ "image": "a" }], "datastore": { "name": "memory" },
+    }));
+    let mut live = serde_json::to_value(deployment(2, 2, 2)).unwrap();
+    live["spec"]["template"] = json!({ "spec": { "containers": [
+        { "name": "cloudstate-sidecar", "image": "sidecar:1" },
+    ]}});
+    live["spec"]["selector"] = json!({ "matchLabels": { "app": "former" } });
+    let live: Deployment = serde_json::from_value(live).unwrap();
+    let mut before = serde_json::to_value(StatefulServiceStatus::default()).unwrap();
+    before["store"] = serde_json::to_value(BoundStore {
+        name: "carts".to_owned(),
+        kind: "Postgres".to_owned(),
+        observed_generation: None,
+    })
+    .unwrap();
+    service.status = Some(serde_json::from_value(before).unwrap());
+    let store: StatefulStore = serde_json::from_value(json!({
+        "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulStore",
+        "metadata": { "name": "memory" }, "spec": { "type": "InMemory" },
+    }))
+    .unwrap();
+    let plan = validate(
+        &Settings::default(),
+        &service,
+        &Inputs { store: Some(store), ..Inputs::default() },
+    )
+    .unwrap();
+    let error =
+        Error::Timeout { verb: "apply", kind: "Service".to_owned(), name: "cart".to_owned() };
+    let facts =
+        Facts { failed: Some(&error), deployment: Some(&live), ..nothing_but(&service, Ok(&plan)) };
+    let status = of_service(&facts, Timestamp::UNIX_EPOCH);
+    let (is, why, message) = verdict(&status, "ResourcesAvailable");
+    assert_eq!((is.as_str(), why.as_str()), ("Unknown", "UnknownError"));
+    assert!(message.contains("Service \"cart\"") && message.contains("tried again"), "{message}");
+    assert_eq!(status.proxy_image.as_deref(), Some("sidecar:1"));
+    assert_eq!(status.store.unwrap().name, "carts");
+    // Once it is applied, what is asked for is what runs.
+    let facts = Facts { failed: None, ..facts };
+    let status = of_service(&facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(status.store.unwrap().name, "memory");
+    // What cannot be translated runs on under the labels that it has.
+    let problems = validate(&Settings::default(), &service, &Inputs::default()).unwrap_err();
+    let facts = Facts { plan: Err(&problems), ..facts };
+    let status = of_service(&facts, Timestamp::UNIX_EPOCH);
+    assert_eq!(status.selector.as_deref(), Some("app=former"));
+    assert_eq!(status.store.unwrap().name, "carts");
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use scripted_api::{Fault, Server, Store, Verb};
 use serde_json::{Value, json};
 
-use crate::checks::{holding, with_image};
+use crate::checks::{condition, holding, with_image};
 use crate::convergence::assert_silence;
 use crate::world::{
-    JARS, PLAIN, SECRETS, key, postgres, rest, run_during, secret, service, settle,
+    JARS, PLAIN, SECRETS, Settings, key, memory, postgres, rest, run_during, secret, service,
+    settle,
 };
 
 /// Longer than anything is left unlooked at.
@@ -69,7 +70,7 @@ async fn a_store_that_cannot_be_reported_on_is_tried_less_and_less_often() {
             let calls = connection.calls();
             calls.iter().filter(|call| call.is_status && call.kind.name == "StatefulStore").count()
         };
-        server.with(|store| drop(store.put(&crate::world::memory())));
+        server.with(|store| drop(store.put(&memory())));
         tokio::time::sleep(Duration::from_mins(5)).await;
         // After 1, 2, 4 and so on seconds; each second would make three hundred.
         assert!((5..=12).contains(&tries()), "{} tries", tries());
@@ -158,4 +159,55 @@ async fn rights_stay_in_a_namespace_that_is_left_alone() {
     run_during(&connection, JARS, tokio::time::sleep(Duration::from_mins(3))).await;
     let binding = key("RoleBinding", "cloudstate-read-pods-default");
     assert!(server.with(|store| store.get(&binding)).is_some(), "taken where nothing is ours");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_keeps_failing_is_told_until_it_goes_well() {
+    let resources = |store: &Store| {
+        let found = condition(store, "ResourcesAvailable");
+        (found["status"].clone(), found["reason"].clone())
+    };
+    for fault in [Fault::Refused(500), Fault::Refused(429), Fault::Hangs] {
+        let server = holding(&[]);
+        let connection = server.connect();
+        run_during(&connection, PLAIN, async {
+            rest(&connection).await;
+            connection.on_call(move |call| {
+                (call.verb == Verb::Apply && call.kind.name == "Deployment").then_some(fault)
+            });
+            server.with(|store| drop(store.put(&with_image("cart:1"))));
+            tokio::time::sleep(Duration::from_mins(1)).await;
+            let told = server.with(|store| resources(store));
+            assert_eq!(told, (json!("Unknown"), json!("UnknownError")), "{fault:?}");
+            connection.on_call(|_| None);
+            tokio::time::sleep(Duration::from_mins(2)).await;
+            let told = server.with(|store| resources(store));
+            assert_eq!(told, (json!("True"), json!("Applied")), "{fault:?}");
+        })
+        .await;
+    }
+}
+
+/// What happens to a service without effect on its pods is no reason to start them without a turn later.
+#[tokio::test(start_paused = true)]
+async fn a_change_of_the_settings_is_a_wave_whatever_was_noted_on_the_service() {
+    const OTHER: Settings = &[("proxy.image.no-store", "registry.example/sidecar:2")];
+    let mut noted = with_image("cart:1");
+    noted["metadata"]["annotations"] = json!({ "kubectl.kubernetes.io/note": "1" });
+    let container = json!({ "image": "cart:1", "name": "another" });
+    let named = service("cart", &json!({ "containers": [container] }));
+    for after in [noted, named] {
+        let server = holding(&[with_image("cart:1")]);
+        settle(&server, PLAIN).await;
+        server.with(|store| drop(store.put(&after)));
+        settle(&server, PLAIN).await;
+        assert_silence(&server, PLAIN, A_WHILE, "noted").await;
+        settle(&server, OTHER).await;
+        let origin = server.with(|store| {
+            let found = deployment(store);
+            found["metadata"]["annotations"]["cloudstate.io/applied-from"].clone()
+        });
+        let wave = origin.as_str().unwrap().split(' ').nth(4);
+        assert!(wave.is_some_and(|wave| wave.starts_with("settings-")), "{origin}: {after}");
+    }
 }
