@@ -11,7 +11,7 @@ use translate::generated::{Case, STORE, case};
 use crate::world::{Settings, assert_same, empty, objects, on_all_processors, rest, run_during};
 
 /// How many edits are looked at, unless the variable `PAIRS` says how many.
-const PAIRS: usize = 400;
+const PAIRS: usize = 2_000;
 
 /// Changes of a store are not held back.
 const AT_ONCE: Settings = &[
