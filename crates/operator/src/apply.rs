@@ -1,6 +1,7 @@
 //! Every write of objects: server-side apply, and only when something differs.
 
 pub(crate) mod child;
+mod held;
 pub(crate) mod orphans;
 mod own;
 mod write;
@@ -15,18 +16,17 @@ use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Resource, ResourceExt};
-use serde_json::json;
-use tracing::info;
+use kube::{Resource, ResourceExt};
 use translate::Objects;
 
 use self::child::Child;
+pub(crate) use self::held::Waiting;
 use self::own::{Live, look};
 pub(crate) use self::write::Wrote;
 use crate::context::Context;
 use crate::error::Error;
 use crate::origin::{Cause, Origin, to_json};
+use crate::planted::{self, Bug};
 use crate::text::tidy;
 use crate::throttle::Answer;
 use crate::{drift, throttle};
@@ -190,7 +190,7 @@ pub(crate) async fn apply(
     writer.write_if(objects.disruption_budget, found.budget).await?;
     let deployment = writer.deployment(*objects.deployment, found.deployment, origin);
     let mut applied = Box::pin(deployment).await?;
-    applied.deleted = orphans::remove(ctx, owner, &kept).await?;
+    applied.deleted = orphans::remove(ctx, owner, &kept, &applied.deployment).await?;
     Ok(applied)
 }
 
@@ -272,7 +272,7 @@ impl Writer<'_> {
                 let wave = origin.wave(cause);
                 let answer = throttle::ask(self.ctx, self.owner, &wave);
                 if answer != Answer::Go {
-                    let deployment = self.scale(&wanted, live).await?;
+                    let deployment = self.keep(&wanted, Arc::clone(live)).await?;
                     return Ok(self.done(
                         deployment,
                         Wrote::Nothing,
@@ -286,6 +286,7 @@ impl Writer<'_> {
         } else {
             origin.wave = before.as_ref().and_then(|before| before.wave.clone());
         }
+        self.ctx.waiting.forget(&self.owner.uid().unwrap_or_default());
         let is_outdated = before.is_none_or(|before| before.is_outdated_by(&origin));
         let note = write::Note { origin: origin.to_string(), is_outdated };
         let written = Box::pin(self.write(wanted, live, Some(note))).await?;
@@ -293,34 +294,22 @@ impl Writer<'_> {
         Ok(self.done(deployment, wrote, rollout, None))
     }
 
-    /// The number of pods is not held up by what holds up their template.
-    async fn scale(
+    /// The Deployment while its next template waits: as it was when that began, and with as many pods as
+    /// are wanted now, which is not held up by what holds up their template.
+    async fn keep(
         &mut self,
         wanted: &Deployment,
-        live: &Arc<Deployment>,
+        live: Arc<Deployment>,
     ) -> Result<Arc<Deployment>, Failure> {
-        let replicas =
-            |deployment: &Deployment| deployment.spec.as_ref().and_then(|spec| spec.replicas);
-        if replicas(wanted) == replicas(live) {
-            return Ok(Arc::clone(live));
+        let before = self.ctx.waiting.since(&self.owner.uid().unwrap_or_default(), &live);
+        let before = if planted::is(Bug::WaitingUnguarded) { Arc::clone(&live) } else { before };
+        let kept = held::as_it_was(&before, wanted);
+        let what = format!("{} {:?}", Deployment::kind(&()), live.name_any());
+        let (deployment, wrote) = write::put_back(self.ctx, &kept, live).await?;
+        if wrote != Wrote::Nothing {
+            self.changed.push(what);
         }
-        let (kind, name) = (Deployment::kind(&()), live.name_any());
-        let namespace = live.namespace().unwrap_or_default();
-        let api = Api::<Deployment>::namespaced(self.ctx.client.clone(), &namespace);
-        let parameters = PatchParams {
-            field_manager: Some(api::contract::FIELD_MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Merge(json!({
-            "metadata": { "uid": live.uid(), "resourceVersion": live.resource_version() },
-            "spec": { "replicas": replicas(wanted) },
-        }));
-        let scaled = api.patch(&name, &parameters, &patch);
-        let scaled = self.ctx.calls.write("patch", &kind, &name, scaled).await;
-        let scaled = scaled.map_err(|error| Failure::of("patch", error, &kind, &name))?;
-        info!(%kind, namespace, name, replicas = replicas(wanted), "scaled");
-        self.changed.push(format!("{kind} {name:?}"));
-        Ok(Arc::new(scaled))
+        Ok(deployment)
     }
 
     fn done(

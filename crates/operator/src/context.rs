@@ -18,6 +18,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
+use crate::apply::Waiting;
 use crate::calls::Calls;
 use crate::config::Live;
 use crate::leadership::Leadership;
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     pub(crate) failures: Failures,
     pub(crate) left_alone: LeftAlone,
     pub(crate) pace: Pace,
+    pub(crate) waiting: Waiting,
+    pub(crate) given_up: GivenUp,
     pub(crate) throttle: Mutex<Throttle>,
 }
 
@@ -54,6 +57,7 @@ impl Shared {
         let uid = gone.uid.as_deref().unwrap_or_default();
         self.failures.forget(uid);
         self.left_alone.forget(uid);
+        self.waiting.forget(uid);
     }
 }
 
@@ -179,6 +183,26 @@ impl LeftAlone {
     pub(crate) fn retain(&self, known: &HashSet<String>) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         told.retain(|uid, _| known.contains(uid));
+    }
+}
+
+/// Namespaces in which we may not take back what a setting asked for that asks for it no more.
+#[derive(Debug, Default)]
+pub(crate) struct GivenUp(Mutex<HashSet<String>>);
+
+impl GivenUp {
+    /// Whether that is known of the namespace.
+    pub(crate) fn contains(&self, namespace: &str) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(namespace)
+    }
+
+    pub(crate) fn insert(&self, namespace: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(namespace.to_owned());
+    }
+
+    /// Other settings may come with other rights.
+    pub(crate) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 

@@ -55,9 +55,10 @@ pub use crate::config::Environment;
 #[cfg(feature = "planted")]
 pub use crate::planted::{Bug, plant};
 
+use crate::apply::Waiting;
 use crate::calls::Calls;
 use crate::config::Source;
-use crate::context::{Failures, LeftAlone, Pace, Shared};
+use crate::context::{Failures, GivenUp, LeftAlone, Pace, Shared};
 use crate::leadership::{Leadership, elect};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
@@ -225,6 +226,8 @@ async fn serve(
         failures: Failures::default(),
         left_alone: LeftAlone::default(),
         pace: Pace::default(),
+        waiting: Waiting::default(),
+        given_up: GivenUp::default(),
         throttle: Mutex::default(),
     });
     let work = scopes::run(&shared, &shutdown);

@@ -40,6 +40,10 @@ pub enum Bug {
     DyingServed,
     /// A reconcile that failed is not tried again.
     FailureForgotten,
+    /// What only a setting asked for stays when that is off.
+    SettingLeavesOver,
+    /// What a hand changes in a Deployment that waits for its turn stays.
+    WaitingUnguarded,
     /// What nobody answers is waited for without end.
     NoReadTimeout,
     /// A watch that failed makes all others wait with it.

@@ -76,6 +76,14 @@ impl Readiness {
         });
     }
 
+    /// Whether that kind may not be watched there any more.
+    pub(crate) fn is_forbidden(&self, scope: &str, kind: &str) -> bool {
+        let watched = Watched { scope: scope.to_owned(), kind: kind.to_owned() };
+        let state = self.lock();
+        let health = state.watches.get(&watched);
+        health.is_some_and(|health| health.is_forbidden && health.failing.is_some())
+    }
+
     /// Why not, if not.
     pub(crate) fn problem(&self) -> Option<String> {
         let state = self.lock();

@@ -1,6 +1,6 @@
 //! One namespace, or all of them: what is watched there, and the controllers that look at it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api::contract::label;
 use api::{StatefulService, StatefulStore};
@@ -16,6 +16,7 @@ use tracing::{debug, info};
 use translate::settings::Switch;
 
 use crate::apply::child::{controller_of, label_of};
+use crate::apply::orphans;
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
 use crate::controller;
@@ -61,6 +62,29 @@ impl Extent {
         }
     }
 
+    /// Whether it watches what is only there for a setting.
+    pub(crate) fn needs_more_rights(&self) -> bool {
+        self.accounts || self.rights
+    }
+
+    /// Goes on with what the former one watches for a setting that is off now, while something is left of it
+    /// that we may take back.
+    pub(crate) fn keep_left_over(&mut self, former: &Self, caches: &Caches, shared: &Shared) {
+        if former.namespace != self.namespace || planted::is(Bug::SettingLeavesOver) {
+            return;
+        }
+        let may_go = |namespace: &str| !shared.given_up.contains(namespace);
+        let may_watch = |kinds: &[&str]| {
+            kinds.iter().all(|kind| !shared.readiness.is_forbidden(self.name(), kind))
+        };
+        let has_accounts = || orphans::has_accounts(caches, may_go);
+        let has_rights = || orphans::namespaces_with_rights(caches).iter().any(|name| may_go(name));
+        let accounts = former.accounts && may_watch(&["ServiceAccount"]) && has_accounts();
+        let rights = former.rights && may_watch(&["Role", "RoleBinding"]) && has_rights();
+        self.accounts |= accounts;
+        self.rights |= rights;
+    }
+
     pub(crate) fn name(&self) -> &str {
         self.namespace.as_deref().unwrap_or("*")
     }
@@ -85,6 +109,7 @@ impl Extent {
 pub(crate) async fn run(
     shared: Arc<Shared>,
     extent: Extent,
+    complete_caches: Arc<OnceLock<Caches>>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let triggers = Triggers::default();
@@ -101,6 +126,8 @@ pub(crate) async fn run(
         stores = caches.stores.len(),
         "everything is watched"
     );
+    // Nobody else sets it.
+    let _ = complete_caches.set(caches.clone());
     let context = Arc::new(Context { shared: Arc::clone(&shared), caches });
     let work = lead(&context, &triggers, &stop);
     tokio::select! {

@@ -1,37 +1,61 @@
 //! Keeps what is watched as the settings say, while they change.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::context::Shared;
+use crate::context::{Caches, Shared};
 use crate::scope::{self, Extent};
 use crate::throttle;
+
+/// How often it is looked whether what settings asked for that are off now is gone. Only caches are read for
+/// it. Less than what makes the operator unready when it may not watch that any more.
+const LEFT_OVER_PERIOD: Duration = Duration::from_secs(20);
+
+/// A scope that runs.
+#[derive(Clone)]
+struct Running {
+    stop: CancellationToken,
+    /// There once they are complete.
+    caches: Arc<OnceLock<Caches>>,
+}
 
 /// Runs a scope for each extent that the settings name, until told to stop.
 pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> anyhow::Result<()> {
     let mut settings = shared.live.subscribe();
     let mut tasks = JoinSet::new();
-    let mut running = BTreeMap::<Extent, CancellationToken>::new();
+    let mut running = BTreeMap::<Extent, Running>::new();
+    let mut look = interval(LEFT_OVER_PERIOD);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let wanted = Extent::all(&settings.borrow_and_update());
-        running.retain(|extent, stop| {
+        let mut wanted = Extent::all(&settings.borrow_and_update());
+        for extent in &mut wanted {
+            for (former, scope) in &running {
+                if let Some(caches) = scope.caches.get() {
+                    extent.keep_left_over(former, caches, shared);
+                }
+            }
+        }
+        running.retain(|extent, scope| {
             let stays = wanted.contains(extent);
             if !stays {
                 info!(scope = extent.name(), "is watched no more");
-                stop.cancel();
+                scope.stop.cancel();
                 shared.readiness.forget(extent.name());
             }
             stays
         });
         for extent in wanted {
             running.entry(extent).or_insert_with_key(|extent| {
-                let stop = shutdown.child_token();
-                tasks.spawn(scope::run(Arc::clone(shared), extent.clone(), stop.clone()));
-                stop
+                let scope = Running { stop: shutdown.child_token(), caches: Arc::default() };
+                let Running { stop, caches } = scope.clone();
+                tasks.spawn(scope::run(Arc::clone(shared), extent.clone(), caches, stop));
+                scope
             });
         }
         // Also what a scope that has ended only now was still at.
@@ -44,7 +68,15 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
             () = shutdown.cancelled() => break,
             // Those that were told to stop end as well, and in order.
             Some(ended) = tasks.join_next() => ended??,
-            changed = settings.changed() => changed?,
+            changed = settings.changed() => {
+                changed?;
+                // Who turns such a setting on gives the rights for it.
+                if Extent::all(&settings.borrow()).iter().any(Extent::needs_more_rights) {
+                    shared.given_up.clear();
+                }
+            }
+            // Something of a setting that is off may be left, or be gone by now.
+            _ = look.tick() => {}
         }
     }
     while let Some(ended) = tasks.join_next().await {

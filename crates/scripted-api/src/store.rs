@@ -232,7 +232,12 @@ impl Refusal {
             429 => "TooManyRequests",
             _ => "InternalError",
         };
-        Self { code, reason, message: "as the script says".to_owned() }
+        // What an authorizer says is told from what others refuse by its words.
+        let message = match code {
+            403 => "as the script says, it cannot use the resource like that",
+            _ => "as the script says",
+        };
+        Self { code, reason, message: message.to_owned() }
     }
 
     /// As it is sent.

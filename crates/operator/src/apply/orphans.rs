@@ -5,20 +5,25 @@ use std::sync::Arc;
 
 use api::StatefulService;
 use api::contract::{ProxyKind, annotation};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt;
+use kube::{Resource, ResourceExt};
+use tracing::warn;
 use translate::settings::{RbacMode, Settings};
 use translate::{POD_READER, binding_name, validate};
 
-use super::Failure;
-use super::child::{Child, is_managed, is_owned_by};
+use super::child::{Child, controller_of, is_managed, is_owned_by};
 use super::write::delete;
+use super::{Failure, Refusal};
 use crate::context::{Caches, Context};
 use crate::dereference;
 use crate::planted::{self, Bug};
+
+/// Reason of the event on what should go and does not.
+const LEFT_BEHIND: &str = "LeftBehind";
 
 /// What a service does not have always, by the names that it has now.
 pub(super) struct Kept {
@@ -32,12 +37,13 @@ pub(super) async fn remove(
     ctx: &Context,
     owner: &StatefulService,
     kept: &Kept,
+    deployment: &Deployment,
 ) -> Result<Vec<String>, Failure> {
     let mut removed = Vec::new();
     if planted::is(Bug::OrphansForgotten) {
         return Ok(removed);
     }
-    remove_kind::<ServiceAccount>(ctx, owner, kept.account.as_deref(), &mut removed).await?;
+    remove_accounts(ctx, owner, kept.account.as_deref(), deployment, &mut removed).await?;
     remove_kind::<NetworkPolicy>(ctx, owner, kept.policy.as_deref(), &mut removed).await?;
     remove_kind::<PodDisruptionBudget>(ctx, owner, kept.budget.as_deref(), &mut removed).await?;
     Ok(removed)
@@ -49,15 +55,81 @@ async fn remove_kind<K: Child>(
     kept: Option<&str>,
     removed: &mut Vec<String>,
 ) -> Result<(), Failure> {
-    let uid = owner.uid().unwrap_or_default();
-    let namespace = owner.metadata.namespace.as_deref();
-    let orphans =
-        K::cache(&ctx.caches).state_filter(|child| is_orphan(child.meta(), namespace, &uid, kept));
-    for orphan in orphans {
+    for orphan in orphans::<K>(ctx, owner, kept) {
         delete(ctx, &*orphan).await?;
         removed.push(format!("{} {:?}", K::kind(&()), orphan.name_any()));
     }
     Ok(())
+}
+
+fn orphans<K: Child>(ctx: &Context, owner: &StatefulService, kept: Option<&str>) -> Vec<Arc<K>> {
+    let uid = owner.uid().unwrap_or_default();
+    let namespace = owner.metadata.namespace.as_deref();
+    K::cache(&ctx.caches).state_filter(|child| is_orphan(child.meta(), namespace, &uid, kept))
+}
+
+/// Accounts go when no pod runs as them any more, which takes as long as its rollout and what that waits for.
+async fn remove_accounts(
+    ctx: &Context,
+    owner: &StatefulService,
+    kept: Option<&str>,
+    deployment: &Deployment,
+    removed: &mut Vec<String>,
+) -> Result<(), Failure> {
+    for orphan in orphans::<ServiceAccount>(ctx, owner, kept) {
+        let name = orphan.name_any();
+        if is_used(ctx, deployment, &name) {
+            continue;
+        }
+        let is_wanted = ctx.live.now().rbac.dedicated_service_account;
+        match take_back(ctx, &*orphan, is_wanted).await? {
+            Taken::Back => removed.push(format!("ServiceAccount {name:?}")),
+            Taken::Not => {
+                let note = format!(
+                    "ServiceAccount {name:?} is needed no more, and the operator may not delete it since rbac.dedicated-service-account is off: delete it, or give the operator that right"
+                );
+                ctx.publisher.warn(&owner.object_ref(&()), LEFT_BEHIND, &note).await;
+            }
+            Taken::Before => {}
+        }
+    }
+    Ok(())
+}
+
+/// Whether pods run as that account, or will when one of them has to be replaced.
+fn is_used(ctx: &Context, deployment: &Deployment, account: &str) -> bool {
+    let runs_as = |pod: Option<&PodSpec>| {
+        pod.and_then(|pod| pod.service_account_name.as_deref()) == Some(account)
+    };
+    let template = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
+    let pods = || dereference::pods(&ctx.caches, deployment);
+    runs_as(template) || pods().iter().any(|pod| runs_as(pod.spec.as_ref()))
+}
+
+/// What became of something that is needed no more.
+enum Taken {
+    Back,
+    /// We may not, now that the setting that asked for it is off.
+    Not,
+    /// The same, and it was found out before.
+    Before,
+}
+
+/// Deletes what a setting asked for. With the setting the right to do so may have gone.
+async fn take_back<K: Child>(ctx: &Context, orphan: &K, is_wanted: bool) -> Result<Taken, Failure> {
+    let namespace = orphan.namespace().unwrap_or_default();
+    if !is_wanted && ctx.given_up.contains(&namespace) {
+        return Ok(Taken::Before);
+    }
+    match delete(ctx, orphan).await {
+        Ok(()) => Ok(Taken::Back),
+        Err(Failure::Refused(refusal @ Refusal::Forbidden { .. })) if !is_wanted => {
+            warn!(namespace, error = %refusal, "what a setting asked for is left behind");
+            ctx.given_up.insert(&namespace);
+            Ok(Taken::Not)
+        }
+        Err(failure) => Err(failure),
+    }
 }
 
 fn is_orphan(
@@ -71,6 +143,17 @@ fn is_orphan(
         && metadata.deletion_timestamp.is_none()
         && is_managed(metadata)
         && is_owned_by(metadata, uid)
+}
+
+/// Whether services have accounts of ours there.
+pub(crate) fn has_accounts(caches: &Caches, is_there: impl Fn(&str) -> bool) -> bool {
+    let is_ours = |metadata: &ObjectMeta| {
+        is_managed(metadata)
+            && metadata.deletion_timestamp.is_none()
+            && controller_of(metadata).is_some_and(|owner| owner.kind == "StatefulService")
+            && metadata.namespace.as_deref().is_some_and(&is_there)
+    };
+    !caches.accounts.state_filter(|account| is_ours(&account.metadata)).is_empty()
 }
 
 /// Where we have given rights.
@@ -103,21 +186,22 @@ pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(
         .caches
         .services
         .state_filter(|service| service.metadata.namespace.as_deref() == Some(namespace));
+    let is_wanted = ctx.live.now().has_jvm();
     let settings = ctx.live.now().for_objects(&ctx.namespace);
     let Some(needed) = needed_rights(ctx, &settings, &services) else { return Ok(()) };
     let mut role_is_used = false;
     for binding in bindings {
         let name = binding.name_any();
         if name.starts_with(&binding_name("")) && !needed.contains(&name) {
-            delete(ctx, &*binding).await?;
+            take_back(ctx, &*binding, is_wanted).await?;
         } else {
             role_is_used |= binding.role_ref.kind == "Role" && binding.role_ref.name == POD_READER;
         }
     }
     for role in roles.iter().filter(|role| role.name_any() == POD_READER) {
-        let is_wanted = !needed.is_empty() && settings.rbac.mode == RbacMode::Role;
-        if !is_wanted && !role_is_used {
-            delete(ctx, &**role).await?;
+        let is_needed = !needed.is_empty() && settings.rbac.mode == RbacMode::Role;
+        if !is_needed && !role_is_used {
+            take_back(ctx, &**role, is_wanted).await?;
         }
     }
     Ok(())

@@ -75,6 +75,18 @@ pub(super) async fn write<K: Child>(
     Ok(written)
 }
 
+/// Makes the object be what it was, of which all is known.
+pub(super) async fn put_back<K: Child>(
+    ctx: &Context,
+    before: &K,
+    live: Arc<K>,
+) -> Result<(Arc<K>, Wrote), Failure> {
+    match attempt(ctx, before, &to_json(before), Some(live), false).await {
+        Err(Failure::Failed(error)) if error.is_conflict() => Err(Failure::Again),
+        other => other,
+    }
+}
+
 async fn attempt<K: Child>(
     ctx: &Context,
     wanted: &K,

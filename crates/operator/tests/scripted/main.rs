@@ -4,6 +4,7 @@
 
 mod checks;
 mod convergence;
+mod leftovers;
 mod pairs;
 #[cfg(feature = "planted")]
 mod planted;

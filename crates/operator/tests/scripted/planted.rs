@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use operator::{Bug, plant};
 
-use crate::{checks, traps};
+use crate::{checks, leftovers, traps};
 
 #[track_caller]
 fn caught<F: Future<Output = ()>>(bug: Bug, check: impl FnOnce() -> F) {
@@ -50,6 +50,12 @@ caught! {
     PauseIgnored by paused_services_stay_as_they_are,
     DyingServed by a_service_on_its_way_out_gets_nothing_new,
     FailureForgotten by every_way_to_fail_is_got_over,
+}
+
+caught! {
+    leftovers:
+    SettingLeavesOver by an_account_goes_with_the_last_pod,
+    WaitingUnguarded by a_hand_edit_of_what_waits_is_put_back,
 }
 
 caught! {
