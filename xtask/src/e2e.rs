@@ -48,6 +48,9 @@ const WORKERS: usize = 4;
 /// Sidecars that are given up, or found to hang, take half a minute each by what the launcher promises.
 const BUDGET: Duration = Duration::from_mins(10);
 
+/// Longest text that is told twice, in characters.
+const REASON_MAX: usize = 600;
+
 /// What is looked at when all scenarios have run.
 const RIGHTS: &str = "rights_used_by_all_scenarios_are_those_granted";
 
@@ -92,14 +95,14 @@ pub fn run_on(cluster: &Cluster, filters: &[String], tally: &mut Tally) -> anyho
             Err(error) => {
                 println!("test e2e::{RIGHTS} ... FAILED\n     {error:#}");
                 counted.failed += 1;
-                failed.push(RIGHTS);
+                failed.push(reason(RIGHTS, &error));
             }
         }
     }
     println!("took {}", seconds(took));
     println!("e2e: {} passed, {} failed", counted.passed, counted.failed);
     *tally = counted;
-    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    ensure!(failed.is_empty(), "failed:\n{}", failed.join("\n"));
     let budget = BUDGET + cluster.longer_silence();
     ensure!(took <= budget, "all passed, and took longer than {}", seconds(budget));
     Ok(())
@@ -118,7 +121,14 @@ fn choose(filters: &[String]) -> anyhow::Result<Vec<&'static Scenario>> {
     Ok(chosen)
 }
 
-type Report = Mutex<(Tally, Vec<&'static str>)>;
+/// What was counted, and why which scenario failed: told once more at the end, where it is looked for.
+type Report = Mutex<(Tally, Vec<String>)>;
+
+fn reason(name: &str, error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    let first: String = text.lines().next().unwrap_or_default().chars().take(REASON_MAX).collect();
+    format!("  {name}: {first}")
+}
 
 /// Runs scenarios on so many threads, each taking the next that is left.
 fn run_all(cluster: &Cluster, scenarios: &[&'static Scenario], workers: usize, report: &Report) {
@@ -162,7 +172,7 @@ fn run_one(cluster: &Cluster, scenario: &'static Scenario, report: &Report) {
         Err(error) => {
             println!("test e2e::{name} ... FAILED ({took})\n     {error:#}\n{evidence}");
             report.0.failed += 1;
-            report.1.push(name);
+            report.1.push(reason(name, &error));
         }
     }
     for note in &namespace.notes {

@@ -60,6 +60,8 @@ struct Started {
 /// What became of a rollout that has not ended well.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
+    /// Another process has begun it, and how far it is has yet to be looked at.
+    TakenOver,
     Running,
     Failed {
         /// Nothing of its wave has ended well since.
@@ -68,6 +70,11 @@ enum State {
 }
 
 impl Started {
+    /// Whether it has one of the places.
+    fn is_under_way(&self) -> bool {
+        matches!(self.state, State::TakenOver | State::Running)
+    }
+
     /// Whether it is one of those that halt the wave.
     fn counts(&self) -> bool {
         self.state == State::Failed { in_a_row: true }
@@ -104,8 +111,8 @@ impl Throttle {
             self.last_start.is_some_and(|start| now.duration_since(start) < limits.interval);
         // One that is under way for an earlier wave has its place already.
         let has_place = running < usize::from(limits.max_concurrent)
-            || self.started.get(service).is_some_and(|started| started.state == State::Running);
-        if is_early || !has_place {
+            || self.started.get(service).is_some_and(Started::is_under_way);
+        if is_early || !has_place || self.is_unknown(wave) {
             self.waiting.insert(service.to_owned());
             return Answer::Wait { running, ask_again_in: self.ask_again_in(limits) };
         }
@@ -113,6 +120,13 @@ impl Throttle {
         self.last_start = Some(now);
         self.start(service, wave);
         Answer::Go
+    }
+
+    /// Another process has begun that rollout. None of its wave starts before it is known how far all of these
+    /// are: what halted the wave may be found in any of them.
+    pub(crate) fn take_over(&mut self, service: &str, wave: &str) {
+        let started = Started { wave: wave.to_owned(), state: State::TakenOver };
+        self.started.entry(service.to_owned()).or_insert(started);
     }
 
     /// How far the service's newest template is. `wave` is the one that it was started for, if any:
@@ -124,16 +138,12 @@ impl Throttle {
         {
             self.start(service, wave);
         }
-        match progress {
-            Progress::Running => {}
-            Progress::Done => self.ended_well(service),
-            Progress::Failed => {
-                if let Some(started) = self.started.get_mut(service)
-                    && started.state == State::Running
-                {
-                    started.state = State::Failed { in_a_row: true };
-                }
-            }
+        let under_way = self.started.get_mut(service).filter(|started| started.is_under_way());
+        match (progress, under_way) {
+            (Progress::Done, _) => self.ended_well(service),
+            (Progress::Running, Some(started)) => started.state = State::Running,
+            (Progress::Failed, Some(started)) => started.state = State::Failed { in_a_row: true },
+            (_, None) => {}
         }
     }
 
@@ -156,7 +166,7 @@ impl Throttle {
 
     /// How many run.
     pub(crate) fn running(&self) -> usize {
-        self.started.values().filter(|started| started.state == State::Running).count()
+        self.started.values().filter(|started| started.is_under_way()).count()
     }
 
     /// How many wait.
@@ -178,6 +188,13 @@ impl Throttle {
         self.started.values().filter(|started| started.wave == wave && started.counts()).count()
     }
 
+    /// Whether some of the wave were taken over and have not been looked at.
+    fn is_unknown(&self, wave: &str) -> bool {
+        self.started
+            .values()
+            .any(|started| started.wave == wave && started.state == State::TakenOver)
+    }
+
     fn start(&mut self, service: &str, wave: &str) {
         let started = Started { wave: wave.to_owned(), state: State::Running };
         self.started.insert(service.to_owned(), started);
@@ -186,11 +203,12 @@ impl Throttle {
     /// One that had failed counts no more. Another one starts the count anew, but for a wave that has
     /// been halted: what was on its way then says nothing of those that failed.
     fn ended_well(&mut self, service: &str) {
-        let Some(Started { wave, state }) = self.started.remove(service) else { return };
-        if state != State::Running || self.failed_of(&wave) >= FAILED_MAX {
+        let Some(started) = self.started.remove(service) else { return };
+        let wave = &started.wave;
+        if !started.is_under_way() || self.failed_of(wave) >= FAILED_MAX {
             return;
         }
-        for started in self.started.values_mut().filter(|started| started.wave == wave) {
+        for started in self.started.values_mut().filter(|started| started.wave == *wave) {
             if let State::Failed { in_a_row } = &mut started.state {
                 *in_a_row = false;
             }
@@ -206,7 +224,7 @@ impl Throttle {
 }
 
 /// What another process has begun has its place before anything else is begun, so that a wave that was halted stays so.
-/// What nobody looks at would never give it back: Deployments of services that are gone or left alone.
+/// What nobody looks at would never give it back: Deployments of services that are gone, going or left alone.
 pub(crate) fn take_over(ctx: &Context) {
     for deployment in ctx.caches.deployments.state() {
         if !is_looked_at(ctx, &deployment) {
@@ -219,7 +237,7 @@ pub(crate) fn take_over(ctx: &Context) {
         if let (Some(wave), Some(service)) = (wave, service) {
             let namespace = deployment.namespace().unwrap_or_default();
             let service = format!("{namespace}/{service}");
-            with(ctx, |throttle| throttle.observe(&service, Some(&wave), Progress::Running));
+            with(ctx, |throttle| throttle.take_over(&service, &wave));
         }
     }
 }
@@ -228,6 +246,7 @@ fn is_looked_at(ctx: &Context, deployment: &Deployment) -> bool {
     let namespace = deployment.namespace().unwrap_or_default();
     let Some(name) = label_of(&deployment.metadata, label::STATEFUL_SERVICE) else { return false };
     let service = ctx.caches.services.get(&ObjectRef::new(name).within(&namespace));
+    let service = service.filter(|service| service.metadata.deletion_timestamp.is_none());
     let uid = service.and_then(|service| service.uid());
     uid.is_some_and(|uid| is_owned_by(&deployment.metadata, &uid))
         && !ctx.caches.is_opted_out(&namespace)
@@ -441,8 +460,9 @@ mod tests {
     #[test]
     fn who_takes_over_counts_what_is_under_way() {
         let mut bench = Bench::new();
-        bench.throttle.observe("a", Some("w"), Progress::Running);
-        bench.throttle.observe("b", Some("w"), Progress::Running);
+        for service in ["a", "b", "z"] {
+            bench.throttle.take_over(service, "w");
+        }
         bench.throttle.observe("z", Some("w"), Progress::Done);
         assert_eq!(bench.throttle.running(), 2);
         assert!(!bench.goes("c", "w"));
@@ -453,13 +473,44 @@ mod tests {
         let mut bench = Bench::new();
         // As many as a wave reaches that is bad for all; that they fail is seen one after the other.
         for service in ["a", "b", "c", "d"] {
-            bench.throttle.observe(service, Some("w"), Progress::Running);
+            bench.throttle.take_over(service, "w");
         }
         for service in ["a", "b", "c", "d"] {
             assert!(!bench.goes("e", "w"));
             bench.ends(service, Progress::Failed);
         }
         assert!(!bench.goes("e", "w"));
+    }
+
+    #[test]
+    fn a_wave_whose_first_ones_all_failed_at_once_stays_halted_for_who_takes_over() {
+        let mut bench = Bench::new();
+        let limits = Limits { max_concurrent: 5, ..LIMITS };
+        let first = ["a", "b", "c", "d", "e"];
+        for service in first {
+            bench.throttle.take_over(service, "w");
+        }
+        for service in first {
+            bench.now += limits.interval;
+            let answer = bench.throttle.ask("f", "w", &limits, bench.now);
+            assert_ne!(answer, Answer::Go, "before {service} is known");
+            bench.ends(service, Progress::Failed);
+        }
+        let answer = bench.throttle.ask("f", "w", &limits, bench.now);
+        assert!(matches!(answer, Answer::Halted { .. }), "{answer:?}");
+        // Another wave is not held up by what is not known of this one.
+        bench.throttle.take_over("g", "w");
+        bench.now += limits.interval;
+        assert_eq!(bench.throttle.ask("h", "back", &limits, bench.now), Answer::Go);
+    }
+
+    #[test]
+    fn a_wave_goes_on_when_what_was_taken_over_is_known_to_be_well() {
+        let mut bench = Bench::new();
+        bench.throttle.take_over("a", "w");
+        assert!(!bench.goes("c", "w"));
+        bench.ends("a", Progress::Running);
+        assert!(bench.goes("c", "w"));
     }
 
     #[test]

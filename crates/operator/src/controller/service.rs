@@ -41,6 +41,8 @@ pub(crate) async fn reconcile(
     if service.metadata.deletion_timestamp.is_some() && !planted::is(Bug::DyingServed) {
         ctx.failures.forget(&uid);
         ctx.left_alone.forget(&uid);
+        // Its pods are not looked at again, so it would keep its place for as long as it takes to go.
+        throttle::forget(&ctx, &service);
         return Ok(Action::await_change());
     }
     let settings = ctx.live.now();
