@@ -15,7 +15,7 @@ use crate::{admin::TOKEN_HEADER, config::Contact};
 const TIMEOUT: Duration = Duration::from_millis(900);
 /// Between two questions while something is waited for.
 const PAUSE: Duration = Duration::from_millis(50);
-const ANSWER_MAX: u64 = 1 << 20;
+const ANSWER_MAX: usize = 1 << 20;
 
 /// What can be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,18 +97,60 @@ impl Client {
 
     /// Status and body.
     fn ask(&self, method: &str, path: &str, timeout: Duration) -> io::Result<(u16, String)> {
-        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT)?;
-        stream.set_read_timeout(Some(timeout))?;
+        let deadline = Instant::now() + timeout;
+        let mut stream = TcpStream::connect_timeout(&self.address, TIMEOUT.min(timeout))?;
         let token = self.token.as_deref().unwrap_or_default();
         let head = format!(
             "{method} {path} HTTP/1.1\r\nhost: localhost\r\n{TOKEN_HEADER}: {token}\r\nconnection: close\r\n\r\n"
         );
         stream.write_all(head.as_bytes())?;
-        let mut answer = String::new();
-        stream.take(ANSWER_MAX).read_to_string(&mut answer)?;
+        let answer = read_until(stream, deadline)?;
         let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
         let status = status.ok_or_else(|| io::Error::other("no answer in HTTP"))?;
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
         Ok((status, body.unwrap_or_default()))
+    }
+}
+
+/// All that comes until the other side closes. The deadline holds for the whole of it: an answer that trickles in is
+/// none.
+fn read_until(mut stream: TcpStream, deadline: Instant) -> io::Result<String> {
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    while answer.len() < ANSWER_MAX {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part)? {
+            0 => break,
+            length => answer.extend_from_slice(part.get(..length).unwrap_or_default()),
+        }
+    }
+    String::from_utf8(answer).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn an_answer_that_trickles_in_is_none() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let trickle = thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            // Ends when nobody listens any more.
+            while stream.write_all(b"a").is_ok() {
+                thread::sleep(PAUSE);
+            }
+        });
+        let asked = Instant::now();
+        Client { address, token: None }.probe("/alive").unwrap_err();
+        assert!(asked.elapsed() < TIMEOUT * 3, "{:?}", asked.elapsed());
+        trickle.join().unwrap();
     }
 }

@@ -465,17 +465,28 @@ impl Machine {
         vec![Action::Spawn { generation: self.generation }]
     }
 
+    /// Takes note of how long the proxy has served, which ends now. While it was silent it did not.
+    fn leave_service(&mut self, now: Duration) {
+        let State::Running { since } = self.state else { return };
+        let served = self.silence.map_or(now, |silence| silence.since).saturating_sub(since);
+        if served >= self.supervise.stable_after {
+            self.restarts.forget_pause();
+        }
+    }
+
     /// A proxy lives and does not answer.
     fn silent(&mut self, why: Why, now: Duration) -> Vec<Action> {
         if !self.supervise.dump {
             return self.replace(why, now);
         }
+        self.leave_service(now);
         self.state = State::Dumping { until: now.saturating_add(DUMP_TIME), why };
         vec![Action::Dump]
     }
 
     /// Stops a proxy that lives, to start another one.
     fn replace(&mut self, why: Why, now: Duration) -> Vec<Action> {
+        self.leave_service(now);
         let kill_at = now.saturating_add(REPLACE_STOP);
         self.state = State::Stopping { kill_at, then: Then::StartAgain(why) };
         vec![Action::Stop]

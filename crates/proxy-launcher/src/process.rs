@@ -125,14 +125,15 @@ impl Leader {
     }
 }
 
-/// Kills every child of this process that still runs; gives how many. What a dead proxy left behind comes
-/// here as an orphan, also when it had left the group. Those that an orphan leaves come here in turn.
+/// Kills every child of this process; gives how many there are that are not buried. What a dead proxy left behind
+/// comes here as an orphan, also when it had left the group. Those that an orphan leaves come here in turn, so all are
+/// gone only once there is none.
 ///
 /// # Errors
 /// When the process table cannot be read.
 pub fn sweep() -> io::Result<usize> {
     let this = getpid().as_raw_nonzero().get().to_string();
-    let mut killed = 0;
+    let mut left = 0;
     for entry in fs::read_dir("/proc")? {
         let name = entry?.file_name();
         let pid = name.to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
@@ -141,19 +142,18 @@ pub fn sweep() -> io::Result<usize> {
         let Ok(stat) = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())) else {
             continue;
         };
-        if is_running_child(&stat, &this) {
+        if is_child(&stat, &this) {
             let _ = kill_process(pid, Signal::KILL);
-            killed += 1;
+            left += 1;
         }
     }
-    Ok(killed)
+    Ok(left)
 }
 
 /// The name stands in parentheses and may hold anything; behind it come the state and the parent.
-fn is_running_child(stat: &str, parent: &str) -> bool {
-    let mut fields = stat.rsplit_once(") ").map(|(_, rest)| rest.split(' ')).into_iter().flatten();
-    let state = fields.next();
-    state != Some("Z") && fields.next() == Some(parent)
+fn is_child(stat: &str, parent: &str) -> bool {
+    let rest = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    rest.and_then(|rest| rest.split(' ').nth(1)) == Some(parent)
 }
 
 /// Buries every process that has ended, and kills what a dead leader left in its group.
@@ -169,9 +169,9 @@ pub fn reap(leader: Option<Leader>) -> Reaped {
         reaped.leader = Some(end);
     }
     while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
-        // Between the look and here the leader may have ended after all.
-        if let Some(leader) = leader.filter(|leader| leader.0 == pid) {
-            let _ = kill_process_group(leader.0, Signal::KILL);
+        // Between the look and here the leader may have ended after all. Its number is anybody's now: who is left of
+        // its group is found by [`sweep`].
+        if leader.is_some_and(|leader| leader.0 == pid) {
             reaped.leader = Some(end_of(status));
         } else {
             reaped.orphans += 1;
@@ -204,10 +204,10 @@ mod tests {
 
     #[test]
     fn a_child_is_known_by_its_parent_whatever_it_calls_itself() {
-        assert!(is_running_child("7 (sleep) S 1 7 7 0", "1"));
-        assert!(is_running_child("7 (a) Z 5 (b) R 1 7", "1"));
-        assert!(!is_running_child("7 (sleep) Z 1 7 7 0", "1"), "it only waits to be buried");
-        assert!(!is_running_child("7 (sleep) S 12 7 7 0", "1"));
-        assert!(!is_running_child("", "1"));
+        assert!(is_child("7 (sleep) S 1 7 7 0", "1"));
+        assert!(is_child("7 (a) Z 5 (b) R 1 7", "1"));
+        assert!(is_child("7 (sleep) Z 1 7 7 0", "1"), "it waits to be buried");
+        assert!(!is_child("7 (sleep) S 12 7 7 0", "1"));
+        assert!(!is_child("", "1"));
     }
 }

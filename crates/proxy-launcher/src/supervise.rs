@@ -1,5 +1,6 @@
 //! Does what [`Machine`] decides: owns the clock, the signals, the child and the admin server.
 
+mod kills;
 mod record;
 mod reload;
 
@@ -24,10 +25,10 @@ use tokio::{
 };
 use tracing::{debug, info, warn};
 
+use self::kills::{Kills, oom_kills};
 use crate::{
     admin::{self, Desk, Order},
     board::{Board, Facts, PastEnd},
-    cgroup::Cgroup,
     config::{self, Config, Loaded, ProxyKind, Refused, Wait},
     exit::{End, OS_ERROR},
     health::{Answer, Drain, Health},
@@ -41,8 +42,10 @@ use crate::{
     user_function::{self, Target},
 };
 
-/// How long what the proxy left behind may take to die.
+/// How long what the proxy left behind may take to die before we leave.
 const BURY_PATIENCE: Duration = Duration::from_secs(1);
+/// The same, before another proxy is started that may want the same ports.
+const SUCCESSION_PATIENCE: Duration = Duration::from_secs(2);
 /// How long those may take to hear of the end who waited for it.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(200);
 const FLUSH_GLANCE: Duration = Duration::from_millis(5);
@@ -146,7 +149,8 @@ pub async fn run(
         health,
         board,
         leader: None,
-        oom_kills: None,
+        dying: None,
+        kills: Kills::default(),
         prober: JoinSet::new(),
         answers,
         counter: None,
@@ -172,7 +176,7 @@ pub async fn run(
             }
             Some(order) = ordered.recv() => supervisor.ordered(order),
             Some(calls) = counted.recv() => Event::InFlight(calls),
-            () = sleep_until(supervisor.wake_at()) => Event::Tick,
+            () = sleep_until(supervisor.wake_at()) => supervisor.woken(),
             _ = look_at_memory.tick() => {
                 supervisor.look_at_memory();
                 Event::Tick
@@ -234,8 +238,9 @@ struct Supervisor<'a> {
     health: watch::Sender<Health>,
     board: Arc<Board>,
     leader: Option<Leader>,
-    /// How many processes the kernel had killed for memory when the proxy was started.
-    oom_kills: Option<u64>,
+    /// The end of a proxy whose processes are not all gone yet, and until when they are waited for.
+    dying: Option<(End, Instant)>,
+    kills: Kills,
     prober: JoinSet<()>,
     answers: mpsc::Sender<(u64, Answer)>,
     /// Counts calls while a drain waits for them.
@@ -250,7 +255,19 @@ struct Supervisor<'a> {
 
 impl Supervisor<'_> {
     fn wake_at(&self) -> Option<Instant> {
-        self.machine.wake_at().and_then(|at| self.started.checked_add(at))
+        let machine = self.machine.wake_at().and_then(|at| self.started.checked_add(at));
+        machine.into_iter().chain(self.dying.map(|(_, until)| until)).min()
+    }
+
+    fn woken(&mut self) -> Event {
+        match self.dying {
+            Some((end, until)) if until <= Instant::now() => {
+                warn!("some processes of the proxy would not die");
+                self.dying = None;
+                Event::Ended(end)
+            }
+            _ => Event::Tick,
+        }
     }
 
     fn signalled(&mut self, signal: Received) -> Event {
@@ -343,7 +360,10 @@ impl Supervisor<'_> {
                     Action::TellHang => self.tell_hang(),
                     Action::Dump => self.signal(Leader::dump, "QUIT"),
                     Action::Stop => self.signal(Leader::stop, "TERM"),
-                    Action::Kill => self.signal(Leader::kill, "KILL"),
+                    Action::Kill => {
+                        self.kills.is_ours = true;
+                        self.signal(Leader::kill, "KILL");
+                    }
                     Action::Exit { code: last, words } => {
                         self.words.leave(words.as_ref());
                         code = Some(last);
@@ -412,7 +432,7 @@ impl Supervisor<'_> {
             Ok(leader) => {
                 info!(%program, pid = leader.id(), generation, "proxy started");
                 self.leader = Some(leader);
-                self.oom_kills = oom_kills();
+                self.kills = Kills::before_start(oom_kills());
                 let port = self.loaded.config.ports.management.get();
                 self.prober.spawn(probe::watch(
                     port,
@@ -447,9 +467,8 @@ impl Supervisor<'_> {
     fn reap(&mut self) -> Event {
         let reaped = process::reap(self.leader);
         // While there is a proxy, its orphans may be at work for it; without one nobody needs them.
-        if self.leader.is_none() || reaped.leader.is_some() {
-            sweep();
-        }
+        let is_alone = self.leader.is_none() || reaped.leader.is_some();
+        let left = if is_alone { sweep() } else { 0 };
         if reaped.orphans > 0 {
             debug!(count = reaped.orphans, "orphans reaped");
         }
@@ -457,13 +476,19 @@ impl Supervisor<'_> {
             facts.orphans_reaped += u64::from(reaped.orphans);
             facts.leaders_reaped += u64::from(reaped.leader.is_some());
         });
-        let Some(end) = reaped.leader else { return Event::Tick };
-        let is_jvm = matches!(self.loaded.config.kind, ProxyKind::Jvm(_));
-        let end = end.explained(is_jvm, oom_kills() > self.oom_kills);
-        let pid = self.leader.take().map(Leader::id);
-        self.prober.abort_all();
-        info!(pid, %end, "proxy ended");
-        Event::Ended(end)
+        if let Some(end) = reaped.leader {
+            let is_jvm = matches!(self.loaded.config.kind, ProxyKind::Jvm(_));
+            let end = end.explained(is_jvm, self.kills.were_for_memory(oom_kills()));
+            let pid = self.leader.take().map(Leader::id);
+            self.prober = JoinSet::new();
+            info!(pid, %end, "proxy ended");
+            self.dying = Some((end, Instant::now() + SUCCESSION_PATIENCE));
+        }
+        // The end is one only once nothing is left of the proxy: another may be started at once.
+        match self.dying.take_if(|_| left == 0) {
+            Some((end, _)) => Event::Ended(end),
+            None => Event::Tick,
+        }
     }
 
     fn tell_probes(&self) {
@@ -532,14 +557,16 @@ fn sweep() -> usize {
 /// Leaves no process behind, as far as the kernel lets them go in time.
 async fn bury_all(signals: &mut Signals) {
     let deadline = Instant::now() + BURY_PATIENCE;
-    while sweep() > 0 {
+    loop {
         process::reap(None);
+        if sweep() == 0 {
+            return;
+        }
         if time::timeout_at(deadline, signals.child()).await.is_err() {
             warn!("some processes of the proxy would not die");
             return;
         }
     }
-    process::reap(None);
 }
 
 /// Lets those have their answer who waited for the end.
@@ -548,10 +575,6 @@ async fn flush(desk: &Desk) {
     while desk.is_busy() && Instant::now() < deadline {
         time::sleep(FLUSH_GLANCE).await;
     }
-}
-
-fn oom_kills() -> Option<u64> {
-    Cgroup::of_this_process().and_then(|group| group.oom_kills())
 }
 
 async fn sleep_until(at: Option<Instant>) {

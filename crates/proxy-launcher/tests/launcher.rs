@@ -170,6 +170,19 @@ fn a_fresh_start_is_given_at_once_and_costs_no_budget() {
 }
 
 #[test]
+fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
+    // It has left the group, so that the group's KILL does not end it.
+    let setup = launcher(&["--daemon", "1000", "--exit-once", "75"]);
+    let mark = setup.file("mark");
+    let launcher = setup.arg(mark.to_str().unwrap()).start();
+    launcher.await_proxy(2);
+    let log = launcher.log();
+    let before = log.iter().take_while(|line| line["generation"] != 2);
+    let buried: u64 = before.filter_map(|line| line["count"].as_u64()).sum();
+    assert_eq!(buried, 1, "{}", launcher.raw_log());
+}
+
+#[test]
 fn f13_a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
     let mut launcher = launcher(&["--ignore-term"])
         .env("TERMINATION_GRACE_PERIOD_SECONDS", "6")

@@ -7,7 +7,7 @@ use crate::{config::Supervise, exit::End};
 /// So often within the budget's window a proxy is started again that was killed for memory: more starts need more
 /// memory, and nothing else.
 pub(super) const MEMORY_BUDGET: u32 = 2;
-/// A proxy may ask for a fresh start this often and no more.
+/// A proxy that asks for a fresh start gets one this often and no more.
 const FRESH_START_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Memory of past ends.
@@ -63,13 +63,10 @@ impl Restarts {
         }
     }
 
-    /// Pause before a fresh start that the proxy asked for; none when it may start at once.
-    pub(super) fn fresh_start(&mut self, now: Duration) -> Option<Duration> {
-        let recent = self
-            .fresh_start_at
-            .replace(now)
-            .is_some_and(|last| now.saturating_sub(last) < FRESH_START_INTERVAL);
-        recent.then(|| self.pause())
+    /// When the proxy gets the fresh start that it asks for now.
+    pub(super) fn fresh_start(&mut self, now: Duration) -> Duration {
+        let earliest = self.fresh_start_at.map(|last| last.saturating_add(FRESH_START_INTERVAL));
+        *self.fresh_start_at.insert(earliest.unwrap_or_default().max(now))
     }
 
     fn pause(&mut self) -> Duration {

@@ -13,10 +13,8 @@ use crate::{
 impl Machine {
     pub(super) fn ended(&mut self, end: End, now: Duration) -> Vec<Action> {
         match self.state {
-            State::Running { since } => {
-                if now.saturating_sub(since) >= self.supervise.stable_after {
-                    self.restarts.forget_pause();
-                }
+            State::Running { .. } => {
+                self.leave_service(now);
                 self.unplanned(end, None, now)
             }
             // What was asked to leave is no failure, however it left.
@@ -66,8 +64,8 @@ impl Machine {
             }
             Verdict::FreshStart | Verdict::Failure if is_final => self.not_again(end, stopped),
             Verdict::FreshStart => match self.restarts.fresh_start(now) {
-                None => self.start(now),
-                Some(pause) => self.back_off(pause, end, now),
+                at if at <= now => self.start(now),
+                at => self.back_off(at, end),
             },
             Verdict::Failure => self.failure(end, stopped, now),
         }
@@ -75,7 +73,7 @@ impl Machine {
 
     fn failure(&mut self, end: End, stopped: Option<Why>, now: Duration) -> Vec<Action> {
         let allowed = match self.restarts.failure(end, now) {
-            Ok(pause) => return self.back_off(pause, end, now),
+            Ok(pause) => return self.back_off(now.saturating_add(pause), end),
             Err(allowed) => allowed,
         };
         let window = self.supervise.budget_window;
@@ -109,8 +107,8 @@ impl Machine {
         self.fail(end.final_code(), Some(NotReady { reason, message }))
     }
 
-    fn back_off(&mut self, pause: Duration, end: End, now: Duration) -> Vec<Action> {
-        self.state = State::Backoff { until: now.saturating_add(pause), last: Some(end) };
+    fn back_off(&mut self, until: Duration, end: End) -> Vec<Action> {
+        self.state = State::Backoff { until, last: Some(end) };
         Vec::new()
     }
 }

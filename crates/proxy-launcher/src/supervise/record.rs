@@ -37,6 +37,7 @@ impl Supervisor<'_> {
     /// Renews the record while memory is short: these numbers explain what comes.
     pub(super) fn look_at_memory(&mut self) {
         let Some(group) = Cgroup::of_this_process() else { return };
+        self.kills.look(group.oom_kills());
         if is_critical(group.current(), self.loaded.memory_limit, group.pressure()) {
             let record = self.record(self.machine.state_name());
             self.words.stand(&record);

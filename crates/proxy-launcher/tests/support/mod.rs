@@ -333,7 +333,8 @@ impl Launcher {
         self.log().iter().filter_map(day).collect()
     }
 
-    fn log(&self) -> Vec<Value> {
+    /// Every line of the launcher's log.
+    pub(crate) fn log(&self) -> Vec<Value> {
         self.raw_log().lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
