@@ -1,12 +1,13 @@
 //! The resources of `cloudstate.io/v1alpha1`, and the contract of names between operator,
 //! launcher and proxy.
 //!
-//! Without the feature `crd` only [`contract`], [`environment`] and [`Chain`] are left, which need
+//! Without the feature `crd` only [`contract`], [`environment`], [`heap`] and [`Chain`] are left, which need
 //! nothing but serde: the sidecar's binaries are built that way and stay free of Kubernetes types.
 
 mod chain;
 pub mod contract;
 pub mod environment;
+pub mod heap;
 
 pub use chain::Chain;
 

@@ -97,8 +97,15 @@ fn number(path: &Path) -> Option<u64> {
     fs::read_to_string(path).ok()?.trim().parse().ok()
 }
 
+/// The memory limit of this process's container in bytes. The outer `None` is not knowing, the inner one knowing that
+/// there is none.
+pub fn enforced_limit() -> Option<Option<u64>> {
+    let machine = machine_memory().unwrap_or(u64::MAX);
+    Cgroup::of_this_process().map(|group| group.limit().filter(|limit| *limit < machine))
+}
+
 /// Memory of the whole machine in bytes: a limit beyond it is none.
-pub fn machine_memory() -> Option<u64> {
+fn machine_memory() -> Option<u64> {
     let read = || -> io::Result<Option<u64>> {
         let text = fs::read_to_string("/proc/meminfo")?;
         let kib = text.lines().find_map(|line| line.strip_prefix("MemTotal:"));

@@ -84,6 +84,14 @@ pub struct Config {
     pub termination_path: Option<PathBuf>,
 }
 
+impl Config {
+    /// The container's memory limit in bytes. What the kernel enforces counts, if that is known; without a limit
+    /// there Kubernetes announces what the node has.
+    pub(crate) fn limit(&self, around: &Surroundings) -> Option<u64> {
+        around.memory_limit.unwrap_or_else(|| self.memory_limit.map(NonZeroU64::get))
+    }
+}
+
 /// What the proxy is.
 #[derive(Clone, Debug)]
 pub enum ProxyKind {
@@ -289,14 +297,43 @@ pub struct Loaded {
     pub warnings: Vec<String>,
     /// What is started.
     pub proxy: ProxyCommand,
-    /// The container's memory limit in bytes, as far as it is known.
-    pub memory_limit: Option<u64>,
+    /// What the proxy was made for.
+    wishes: Wishes,
+    /// What was given for the proxy.
+    args: Vec<OsString>,
     /// What a JVM is estimated to use.
     pub budget: Option<Budget>,
     /// Every setting with its value and source, sorted by key.
     pub settings: Vec<Setting>,
     /// The names of all variables that are looked at: what contract and documentation are held to.
     pub variables: BTreeSet<String>,
+}
+
+impl Loaded {
+    /// The container's memory limit in bytes, as far as it is known.
+    pub fn memory_limit(&self) -> Option<u64> {
+        self.wishes.limit
+    }
+
+    /// Makes what is started fit a container whose limit has changed. Nothing else changes.
+    ///
+    /// # Errors
+    /// Every [`Problem`] with that limit; then all stays as it was.
+    pub fn fit(&mut self, limit: Option<u64>) -> Result<(), Vec<Problem>> {
+        let wishes = Wishes { limit, ..self.wishes.clone() };
+        let environment = self.proxy.environment.clone();
+        let built = command::build(&self.config, &wishes, &self.args, environment)?;
+        (self.proxy, self.budget, self.wishes) = (built.proxy, built.budget, wishes);
+        Ok(())
+    }
+
+    /// Lets what is started next know how long calls may finish by other settings.
+    pub(crate) fn tell_time_of(&mut self, other: &Self) {
+        let name = OsString::from(env::GRACEFUL_TERMINATION_TIMEOUT);
+        if let Some(time) = other.proxy.environment.get(&name) {
+            self.proxy.environment.insert(name, time.clone());
+        }
+    }
 }
 
 /// How the launcher that runs in the same container is asked.
@@ -345,13 +382,10 @@ pub fn load(
     let config = read::config(&mut reader, termination_path, surroundings);
     let wishes = Wishes {
         memory: reader.read_optional(env::SIDECAR_JVM_MEMORY, size),
-        java_opts: reader.shown(env::JAVA_OPTS),
+        java_opts: reader.read_text(env::JAVA_OPTS),
         others: [env::JDK_JAVA_OPTIONS, env::JAVA_TOOL_OPTIONS].map(|name| reader.shown(name)),
         properties: read::properties(&mut reader, &config),
-        limit: match surroundings.memory_limit {
-            Some(known) => known,
-            None => config.memory_limit.map(NonZeroU64::get),
-        },
+        limit: config.limit(surroundings),
         exists: surroundings.exists,
     };
     if reader.is_set(OVERRIDING) {
@@ -361,7 +395,6 @@ pub fn load(
     }
     reader.warn_of_unknown(env::LAUNCHER_PREFIX);
 
-    let memory_limit = wishes.limit;
     let settings = settings(&reader, &sources);
     let variables = reader.asked();
     let (rest, mut warnings, problems) = reader.finish();
@@ -370,7 +403,8 @@ pub fn load(
         Ok(built) if all.is_empty() => {
             warnings.extend(built.warnings);
             let (proxy, budget) = (built.proxy, built.budget);
-            Ok(Loaded { config, warnings, proxy, memory_limit, budget, settings, variables })
+            let args = args.to_vec();
+            Ok(Loaded { config, warnings, proxy, wishes, args, budget, settings, variables })
         }
         Ok(_) => Err(Refused::new(all, sources)),
         Err(more) => {

@@ -3,7 +3,6 @@
 //! A JVM takes the last of two contradicting flags. So what the launcher thinks best stands first, then the
 //! heap that was asked for, then what people wrote into `JAVA_OPTS` and behind the launcher's own arguments.
 
-mod budget;
 mod options;
 
 use std::{
@@ -16,9 +15,9 @@ use api::{
     environment::{Kind, Problem, Size},
 };
 
-pub use self::budget::{Budget, Regions};
 pub(crate) use self::options::secret_name;
 use self::options::{HeapFlag, heap_flag, tokens};
+pub use api::heap::{Budget, Regions};
 
 /// Heap of a proxy that nobody chose one for; the operator writes it into `JAVA_OPTS`.
 const HEAP_DEFAULT: u64 = 256 << 20;

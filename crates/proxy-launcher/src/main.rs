@@ -10,13 +10,14 @@ use api::{
     contract::{NotReady, exit, reason},
 };
 use proxy_launcher::{
-    cgroup::{self, Cgroup},
+    cgroup,
     cli::{self, Invocation, Verb},
     client::Client,
     command,
     config::{self, Contact, Loaded, Refused, Surroundings},
     exit::{OS_ERROR, UNAVAILABLE},
     log::{Format, Log},
+    process,
     signals::Signals,
     supervise, termination,
 };
@@ -64,15 +65,11 @@ fn main() -> ExitCode {
 }
 
 fn load(invocation: &Invocation) -> Result<Loaded, Refused> {
-    let memory_limit = Cgroup::of_this_process().map(|group| {
-        let machine = cgroup::machine_memory().unwrap_or(u64::MAX);
-        group.limit().filter(|limit| *limit < machine)
-    });
     config::load(
         config::process_environment(),
         &invocation.above,
         &invocation.proxy_args,
-        &Surroundings::of_this_process(memory_limit),
+        &Surroundings::of_this_process(cgroup::enforced_limit()),
     )
 }
 
@@ -86,6 +83,7 @@ fn run(invocation: &Invocation) -> u8 {
     // Before anything else: a signal that nobody has taken yet is lost to PID 1.
     let started = runtime.and_then(|runtime| {
         let signals = runtime.block_on(async { Signals::take() })?;
+        process::unblock_signals()?;
         Ok((runtime, signals))
     });
     let loaded = load(invocation);

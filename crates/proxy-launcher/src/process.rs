@@ -73,6 +73,24 @@ fn expose(leader: Leader, step: u32) -> io::Result<()> {
     fs::write(format!("/proc/{}/oom_score_adj", leader.id()), score.to_string())
 }
 
+/// Lets every signal through that this process was started without an ear for. Wants somebody to take them already, and
+/// no second thread.
+///
+/// # Errors
+/// When the kernel refuses.
+#[expect(unsafe_code, reason = "there is no safe way to the mask of signals")]
+pub fn unblock_signals() -> io::Result<()> {
+    // SAFETY: a set of signals is plain bits, so that one of zeros is valid, also before `sigemptyset` makes it empty in
+    // the library's own way. Both calls get pointers to it that live as long as they do; a null pointer says that nobody
+    // wants the former mask.
+    let error = unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut())
+    };
+    if error == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(error)) }
+}
+
 #[expect(
     unsafe_code,
     reason = "a parent-death signal and limits of its own can only be set by the child itself, after fork"
@@ -84,16 +102,35 @@ fn prepare(command: &mut Command, files: u64) {
     let in_child = move || {
         // Never above the hard limit, so the kernel has no reason to refuse; and one file less is no reason to fail.
         let _ = setrlimit(Resource::Nofile, files);
+        inherit_nothing();
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The launcher may have died before the line above, which would then wait for ever.
         if getppid() == Some(launcher) { Ok(()) } else { Err(Errno::SRCH.into()) }
     };
-    // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes three
-    // system calls (prlimit, prctl, getppid) through wrappers that neither allocate nor lock; an error is made of
-    // a bare errno, which does not allocate either. It captures two `Copy` values and touches no memory
-    // that another thread could have left half written.
+    // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes
+    // system calls (prlimit, prctl, getppid, and those of `inherit_nothing`) through wrappers that neither allocate nor
+    // lock; an error is made of a bare errno, which does not allocate either. It captures two `Copy` values and touches
+    // no memory that another thread could have left half written.
     unsafe {
         command.pre_exec(in_child);
+    }
+}
+
+/// Of what a runtime has left open or switched off, the proxy gets nothing: no file but the three, no signal that is
+/// ignored. A JVM would ignore it for life.
+#[expect(unsafe_code, reason = "there is no safe way to either")]
+fn inherit_nothing() {
+    const SIGNALS: i32 = 64;
+    for signal in 1..=SIGNALS {
+        // SAFETY: the default needs no handler that would have to be sound. For those that cannot be set the call fails
+        // and changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // SAFETY: the descriptors are only marked, to be closed by exec; nobody uses them in between. A kernel that does not
+    // know the call (before 5.11) refuses it, and all is as it was.
+    unsafe {
+        let (first, last, mark) = (3, u64::from(u32::MAX), u64::from(libc::CLOSE_RANGE_CLOEXEC));
+        libc::syscall(libc::SYS_close_range, first, last, mark);
     }
 }
 

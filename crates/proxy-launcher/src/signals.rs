@@ -5,15 +5,10 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// As PID 1 the kernel drops what nobody handles, elsewhere these would end or stop us; to the proxy they mean
-/// nothing good either.
-const FORGOTTEN: [fn() -> SignalKind; 5] = [
-    SignalKind::alarm,
-    SignalKind::io,
-    || SignalKind::from_raw(libc::SIGTSTP),
-    || SignalKind::from_raw(libc::SIGTTIN),
-    || SignalKind::from_raw(libc::SIGTTOU),
-];
+/// As PID 1 the kernel drops what nobody handles, elsewhere these and those of real time would end or stop us; to the
+/// proxy they mean nothing good either.
+const FORGOTTEN: [i32; 5] =
+    [libc::SIGALRM, libc::SIGIO, libc::SIGTSTP, libc::SIGTTIN, libc::SIGTTOU];
 
 /// A signal that means something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +66,11 @@ impl Signals {
             quit: signal(SignalKind::quit())?,
             user1: signal(SignalKind::user_defined1())?,
             user2: signal(SignalKind::user_defined2())?,
-            _forgotten: FORGOTTEN.iter().map(|kind| signal(kind())).collect::<Result<_, _>>()?,
+            _forgotten: FORGOTTEN
+                .into_iter()
+                .chain(libc::SIGRTMIN()..=libc::SIGRTMAX())
+                .map(|number| signal(SignalKind::from_raw(number)))
+                .collect::<Result<_, _>>()?,
         })
     }
 

@@ -417,7 +417,7 @@ impl Supervisor<'_> {
         let budget = self.loaded.budget.as_ref();
         self.board.note(|facts| {
             facts.generation = generation;
-            facts.memory_limit = self.loaded.memory_limit;
+            facts.memory_limit = self.loaded.memory_limit();
             facts.heap_max = budget.map(|budget| budget.heap);
             facts.heap_estimate = budget.map(Budget::total);
             if let Ok(leader) = &spawned {

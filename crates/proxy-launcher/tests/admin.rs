@@ -228,12 +228,33 @@ fn settings_are_read_again_on_hup_and_a_bad_file_changes_nothing() {
 }
 
 #[test]
+fn the_next_proxy_has_the_time_for_calls_that_there_is_now() {
+    let setup = launcher(&[]);
+    let file = setup.file("launcher.toml");
+    write(&file, "");
+    let launcher = setup.env("CLOUDSTATE_LAUNCHER_CONFIG", file.to_str().unwrap()).start();
+    launcher.await_ready();
+    let time = |nth| {
+        let environment = launcher.await_proxy(nth).file("environ");
+        let mut pairs = environment.split('\0').filter_map(|pair| pair.split_once('='));
+        let name = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
+        pairs.find_map(|(found, value)| (found == name).then(|| value.to_owned()))
+    };
+    assert_eq!(time(1).as_deref(), Some("21000ms"));
+    write(&file, "drain.kill_margin = \"6s\"\n");
+    launcher.signal(Signal::HUP);
+    launcher.await_metric("cloudstate_launcher_config_reloads_total{result=\"ok\"} 1");
+    launcher.await_proxy(1).signal(Signal::KILL);
+    assert_eq!(time(2).as_deref(), Some("18000ms"));
+}
+
+#[test]
 fn the_level_of_the_log_can_be_changed() {
     let launcher = launcher(&[]).start();
     launcher.await_ready();
     assert_eq!(launcher.ask("PUT", "/loglevel?level=error").unwrap(), (200, "error".to_owned()));
     assert_eq!(launcher.ask("PUT", "/loglevel?level=loud").unwrap().0, 400);
-    assert_eq!(launcher.ask("GET", "/loglevel").unwrap().1, "error");
+    assert_eq!(launcher.ask("GET", "/log-level").unwrap().1, "error", "as the proxy calls it");
     launcher.signal(Signal::USR2);
     launcher.await_log("the level of the log was changed");
     assert_eq!(launcher.ask("GET", "/loglevel").unwrap().1, "debug");

@@ -138,6 +138,7 @@ fn rows() -> Vec<Row> {
         value("PortConflict", "CLOUDSTATE_LAUNCHER_ADMIN_PORT", "8558", "PortConflict: MANAGEMENT_PORT and CLOUDSTATE_LAUNCHER_ADMIN_PORT is \"8558\", expected two different ports; give one of them another port"),
         value("ServiceLinkCollision", "POSTGRES_PORT", "tcp://10.0.0.1:5432", "ServiceLinkCollision: POSTGRES_PORT is \"tcp://10.0.0.1:5432\", which Kubernetes set for a Service of that name; dropped, 5432 is used; set enableServiceLinks: false in the pod").warns(),
         row("NotUtf8", &[], "NotUtf8: HTTP_PORT is \"80�\", expected text in UTF-8; set it so, or leave it out for the default 8013").os("HTTP_PORT", b"80\xff"),
+        row("NotUtf8", &[JVM], "NotUtf8: JAVA_OPTS is \"hidden\", expected text in UTF-8; set it so, or leave it out").os("JAVA_OPTS", b"-Dx=\xff"),
         value("EmptyValue", SIZE, "", "EmptyValue: CLOUDSTATE_SIDECAR_JVM_MEMORY is \"\", expected a value that is not empty; set it so, or leave it out"),
         value("MissingDigits", SIZE, "m", "MissingDigits: CLOUDSTATE_SIDECAR_JVM_MEMORY is \"m\", expected digits before the unit, such as 256m; set it so, or leave it out"),
         value("MissingDigits", SIZE, "Mi", "MissingDigits: CLOUDSTATE_SIDECAR_JVM_MEMORY is \"Mi\", expected digits before the unit, such as 256m; set it so, or leave it out"),

@@ -3,6 +3,7 @@
 mod support;
 
 use std::{
+    fs,
     path::Path,
     process::Command,
     sync::OnceLock,
@@ -138,13 +139,17 @@ fn f28_a_jvm_that_is_started_again_gets_the_memory_that_there_is_now() {
     let group = MemoryGroup::of_mib(1_024);
     let starter = group.starter();
     let starter: Vec<_> = starter.iter().map(String::as_str).collect();
-    let (launcher, _) = jvm(launcher_through(&starter, &[]))
-        .env("CLOUDSTATE_LAUNCHER_MEMORY_POLICY", "warn")
-        .start();
+    let setup =
+        jvm(launcher_through(&starter, &[])).env("CLOUDSTATE_LAUNCHER_MEMORY_POLICY", "warn");
+    let file = setup.setup.file("launcher.toml");
+    fs::write(&file, "").unwrap();
+    let (launcher, _) = setup.env("CLOUDSTATE_LAUNCHER_CONFIG", file.to_str().unwrap()).start();
     let before = launcher.await_proxy(1);
     assert!(before.command_line().contains(&"-Xmx256m".to_owned()));
     // The default heap, which nobody chose, is lowered to what fits.
     group.resize(400);
+    // A file that has changed meanwhile waits for a new start of the container.
+    fs::write(&file, "memory.heap = '64m'\nproxy.java = '/nonexistent/java'\n").unwrap();
     before.signal(Signal::KILL);
     let line = launcher.await_proxy(2).command_line();
     assert!(line.contains(&"-Xmx144m".to_owned()), "{line:?}");

@@ -170,19 +170,6 @@ fn a_fresh_start_is_given_at_once_and_costs_no_budget() {
 }
 
 #[test]
-fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
-    // It has left the group, so that the group's KILL does not end it.
-    let setup = launcher(&["--daemon", "1000", "--exit-once", "75"]);
-    let mark = setup.file("mark");
-    let launcher = setup.arg(mark.to_str().unwrap()).start();
-    launcher.await_proxy(2);
-    let log = launcher.log();
-    let before = log.iter().take_while(|line| line["generation"] != 2);
-    let buried: u64 = before.filter_map(|line| line["count"].as_u64()).sum();
-    assert_eq!(buried, 1, "{}", launcher.raw_log());
-}
-
-#[test]
 fn f13_a_proxy_that_ignores_term_is_killed_within_the_grace_period() {
     let mut launcher = launcher(&["--ignore-term"])
         .env("TERMINATION_GRACE_PERIOD_SECONDS", "6")
@@ -309,58 +296,6 @@ fn a_user_function_that_never_comes_is_given_up() {
 }
 
 #[test]
-fn orphans_are_buried() {
-    let launcher = launcher(&["--orphan", "0.05"]).start();
-    let orphan = launcher.await_orphan();
-    launcher.await_log("orphans reaped");
-    assert!(orphan.is_buried());
-}
-
-#[test]
-fn what_a_dead_proxy_left_behind_is_killed() {
-    let launcher = launcher(&["--orphan", "1000"]).start();
-    launcher.await_ready();
-    let orphan = launcher.await_orphan();
-    assert!(orphan.is_running());
-    launcher.await_proxy(1).signal(Signal::KILL);
-    orphan.await_end();
-}
-
-#[test]
-fn what_left_the_group_is_killed_too() {
-    let launcher = launcher(&["--daemon", "1000"]).start();
-    launcher.await_ready();
-    let daemon = launcher.await_orphan();
-    launcher.await_proxy(1).signal(Signal::KILL);
-    daemon.await_end();
-    launcher.await_proxy(2);
-}
-
-#[test]
-fn f15_a_swarm_ends_with_the_launcher() {
-    let mut launcher = launcher(&["--swarm", "400"]).start();
-    launcher.await_ready();
-    let swarm = launcher.await_proxy(1).children();
-    assert_eq!(swarm.len(), 400);
-    launcher.signal(Signal::TERM);
-    assert_eq!(launcher.await_exit(), 0);
-    assert!(swarm.iter().all(|process| process.is_buried()));
-}
-
-#[test]
-fn f16_thousands_of_orphans_leave_no_trace() {
-    let [few, many] = ["100", "10000"].map(|count| {
-        let launcher = launcher(&["--orphans", count]).start();
-        launcher.await_ready();
-        launcher.await_no_zombies();
-        let reaped = format!("cloudstate_launcher_reaped_total{{kind=\"orphan\"}} {count}");
-        launcher.await_metric(&reaped);
-        launcher.own_memory_kib()
-    });
-    assert!(many < few + 256, "{few} KiB after a hundred, {many} KiB after ten thousand");
-}
-
-#[test]
 fn f03_a_proxy_that_leaves_without_being_asked_has_failed() {
     let mut launcher = launcher(&["--exit", "0"]).env("CLOUDSTATE_LAUNCHER_BUDGET", "1").start();
     assert_eq!(launcher.await_exit(), 70);
@@ -412,21 +347,15 @@ fn f05_a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
 }
 
 #[test]
-fn f22_the_proxy_dies_with_the_launcher() {
-    let launcher = launcher(SERVES).start();
-    launcher.await_ready();
-    let proxy = launcher.await_proxy(1);
-    launcher.signal(Signal::KILL);
-    proxy.await_end();
-}
-
-#[test]
 fn signals_without_a_meaning_change_nothing() {
     let launcher = launcher(SERVES).start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
     for signal in [Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2, Signal::ALARM] {
         launcher.signal(signal);
+    }
+    for of_real_time in [34, 64] {
+        launcher.process().signal_number(of_real_time);
     }
     launcher.await_ready();
     assert!(proxy.is_running());
@@ -564,6 +493,25 @@ fn f08_wall_clock_jumps_move_no_timer() {
     let drain = asked.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(10)).contains(&drain), "{drain:?}");
     assert!(launcher.days().len() >= 3, "its clock did jump: {:?}", launcher.days());
+}
+
+#[test]
+fn f23_a_proxy_inherits_no_deaf_ears_and_no_open_files() {
+    // A program in Rust ignores PIPE by itself, and 32 and 33 belong to the C library, which lets nobody set them.
+    const OTHERS: u64 = 1 << 12 | 0b11 << 31;
+    let deaf = "exec 77</dev/null; exec env --ignore-signal --block-signal \"$@\"";
+    let starter = ["/bin/bash", "-c", deaf, "bash"];
+    let mut launcher =
+        support::launcher_through(&starter, SERVES).env("PATH", "/usr/bin:/bin").start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    let ignored = u64::from_str_radix(&proxy.status("SigIgn"), 16).unwrap();
+    assert_eq!(ignored & !OTHERS, 0, "{ignored:x}");
+    assert_eq!(proxy.status("SigBlk"), "0000000000000000");
+    assert!(launcher.process().has_open(77), "the launcher has inherited it");
+    assert!(!proxy.has_open(77));
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
 }
 
 #[test]

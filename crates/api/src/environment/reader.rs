@@ -105,6 +105,23 @@ impl Reader {
         self.read_optional(variable, value::port)
     }
 
+    /// Text that nobody parses here. It may be empty, and may hold what must not show in a message.
+    pub fn read_text(&mut self, variable: &'static str) -> Option<String> {
+        let shown = self.shown(variable)?;
+        let is_text = self.environment[&OsString::from(variable)].to_str().is_some();
+        if is_text {
+            return Some(shown);
+        }
+        self.add(Problem {
+            kind: Kind::NotUtf8,
+            variable: variable.to_owned(),
+            value: "hidden".to_owned(),
+            expected: "text in UTF-8".to_owned(),
+            hint: "set it so, or leave it out".to_owned(),
+        });
+        None
+    }
+
     /// The text as it is set; for messages about values that are valid by themselves.
     pub fn shown(&self, variable: &str) -> Option<String> {
         self.asked.borrow_mut().insert(variable.to_owned());

@@ -36,6 +36,8 @@ const QUIT: &str = "/quit";
 const STATUS: &str = "/status";
 const CONFIG: &str = "/config";
 const LOG_LEVEL: &str = "/loglevel";
+/// The same, as the proxy's port calls it: at night nobody remembers which port has which.
+const LOG_LEVEL_THERE: &str = "/log-level";
 const DUMP: &str = "/dump";
 const METRICS: &str = "/metrics";
 /// Containers of a pod are told to stop at about the same time: one that waits for the drain may ask before it
@@ -104,7 +106,11 @@ impl Desk {
 
     /// Answers one request; its body is never read.
     pub(super) async fn answer<B>(&self, request: &Request<B>, peer: IpAddr) -> Answer {
-        let (method, path) = (request.method(), request.uri().path());
+        let method = request.method();
+        let path = match request.uri().path() {
+            LOG_LEVEL_THERE => LOG_LEVEL,
+            path => path,
+        };
         let query = request.uri().query().unwrap_or_default();
         let Some((allowed, is_open)) = rule(path) else {
             return text(StatusCode::NOT_FOUND, "not found");

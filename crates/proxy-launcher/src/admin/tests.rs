@@ -76,7 +76,7 @@ async fn from_outside_the_pod_one_may_look_at_what_is_no_secret_and_do_nothing()
         for path in ["/ready", "/metrics", "/alive"] {
             assert_eq!(ask(&office.desk, peer, "GET", path).await.0, 200, "{peer} {path}");
         }
-        for path in ["/status", "/config", "/loglevel"] {
+        for path in ["/status", "/config", "/loglevel", "/log-level"] {
             let wanted = if is_inside { 200 } else { 403 };
             assert_eq!(ask(&office.desk, peer, "GET", path).await.0, wanted, "{peer} {path}");
         }

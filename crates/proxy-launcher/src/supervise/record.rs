@@ -22,7 +22,7 @@ impl Supervisor<'_> {
         let up = self.board.now().as_secs();
         let restarts = facts.starts.saturating_sub(1);
         let used = Cgroup::of_this_process().and_then(|group| group.current());
-        let memory = match (used, self.loaded.memory_limit) {
+        let memory = match (used, self.loaded.memory_limit()) {
             (Some(used), Some(limit)) => format!("{used} of {limit} bytes of memory were used"),
             _ => "its memory has no limit".to_owned(),
         };
@@ -38,7 +38,7 @@ impl Supervisor<'_> {
     pub(super) fn look_at_memory(&mut self) {
         let Some(group) = Cgroup::of_this_process() else { return };
         self.kills.look(group.oom_kills());
-        if is_critical(group.current(), self.loaded.memory_limit, group.pressure()) {
+        if is_critical(group.current(), self.loaded.memory_limit(), group.pressure()) {
             let record = self.record(self.machine.state_name());
             self.words.stand(&record);
         }

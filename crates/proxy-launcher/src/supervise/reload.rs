@@ -5,7 +5,10 @@ use std::sync::PoisonError;
 use tracing::{error, info, warn};
 
 use super::Supervisor;
-use crate::config::{self, Drain, Setting, Supervise};
+use crate::{
+    cgroup,
+    config::{self, Drain, Setting, Supervise, Surroundings},
+};
 
 /// Beginnings of the keys that take effect at once.
 const RELOADABLE: [&str; 3] = ["drain.", "log.", "supervise."];
@@ -41,9 +44,11 @@ impl Supervisor<'_> {
         self.log.set_format(new.config.log_format);
         (config.log_level, config.log_format) = (new.config.log_level, new.config.log_format);
         // What follows from the kind of proxy stays: that is not changed here.
-        config.supervise = Supervise { dump: config.supervise.dump, ..new.config.supervise };
-        config.drain = Drain { is_told: config.drain.is_told, ..new.config.drain };
+        config.supervise =
+            Supervise { dump: config.supervise.dump, ..new.config.supervise.clone() };
+        config.drain = Drain { is_told: config.drain.is_told, ..new.config.drain.clone() };
         self.machine.reconfigure(config.supervise.clone(), config.drain.clone());
+        self.loaded.tell_time_of(&new);
         let kept = self.loaded.settings.iter().filter(|setting| !is_reloadable(&setting.key));
         let taken = new.settings.iter().filter(|setting| is_reloadable(&setting.key));
         let mut settings: Vec<_> = kept.chain(taken).cloned().collect();
@@ -56,20 +61,15 @@ impl Supervisor<'_> {
 
     /// A pod can be resized in place: what is started next is made for the memory that there is then.
     pub(super) fn fit_memory(&mut self) {
-        match (self.load)() {
-            Ok(new) if new.memory_limit != self.loaded.memory_limit => {
-                let (from, to) = (self.loaded.memory_limit, new.memory_limit);
-                info!(from, to, "the memory limit has changed");
-                self.loaded.memory_limit = new.memory_limit;
-                self.loaded.proxy = new.proxy;
-                self.loaded.budget = new.budget;
-            }
-            Ok(_) => {}
-            Err(refused) => {
-                for problem in refused.problems() {
-                    warn!(%problem, "the proxy is started as before");
-                }
-            }
+        let from = self.loaded.memory_limit();
+        let around = Surroundings::of_this_process(cgroup::enforced_limit());
+        let to = self.loaded.config.limit(&around);
+        if from == to {
+            return;
+        }
+        info!(from, to, "the memory limit has changed");
+        for problem in self.loaded.fit(to).err().unwrap_or_default() {
+            warn!(%problem, "the proxy is started as before");
         }
     }
 }

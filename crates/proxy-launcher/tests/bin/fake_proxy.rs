@@ -63,6 +63,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             "--orphans" => {
                 let script = format!("for i in $(seq {}); do (: &); done", value()?);
                 Command::new("/bin/sh").args(["-c", &script]).status()?;
+                writeln!(io::stderr(), "orphans made")?;
             }
             "--hog" => {
                 let memory = vec![1_u8; value()?.parse::<usize>()? << 20];

@@ -365,6 +365,12 @@ impl Process {
         kill_process(self.0, signal).unwrap();
     }
 
+    /// As [`Self::signal`], for those that have no names.
+    pub(crate) fn signal_number(self, number: i32) {
+        let script = format!("kill -{number} {}", self.0.as_raw_nonzero());
+        assert!(Command::new("/bin/sh").args(["-c", &script]).status().unwrap().success());
+    }
+
     pub(crate) fn children(self) -> Vec<Self> {
         let parent = self.0.as_raw_nonzero().to_string();
         let pids = fs::read_dir("/proc").unwrap().filter_map(|entry| {
@@ -388,6 +394,12 @@ impl Process {
     /// A file that the kernel has about it.
     pub(crate) fn file(self, name: &str) -> String {
         fs::read_to_string(format!("/proc/{}/{name}", self.0.as_raw_nonzero())).unwrap()
+    }
+
+    /// Whether it has that file descriptor.
+    pub(crate) fn has_open(self, descriptor: u32) -> bool {
+        let link = format!("/proc/{}/fd/{descriptor}", self.0.as_raw_nonzero());
+        fs::symlink_metadata(link).is_ok()
     }
 
     pub(crate) fn command_line(self) -> Vec<String> {

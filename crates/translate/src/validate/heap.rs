@@ -1,40 +1,30 @@
 //! The most memory that a sidecar can be asked to keep to, given the limit of its container.
 
-use api::contract::ProxyKind;
+use api::{
+    contract::ProxyKind,
+    heap::{Budget, Regions, STEP},
+};
 
 const MIB: u64 = 1 << 20;
-const GIB: u64 = 1 << 30;
-/// The largest heap is named in steps of this.
-const STEP: u64 = 16 * MIB;
 
 /// The largest size in place of the one that was asked for, or nothing when none fits; all in bytes.
 ///
 /// Our own proxy wants as much beside its budget as in it. For a JVM it is what the launcher in the pod says of the
-/// same heap and limit (`docs/launcher.md`, "A proxy made of jars"), which an end-to-end scenario holds together.
+/// same heap and limit (`docs/launcher.md`, "A proxy made of jars").
 pub(super) fn largest(kind: ProxyKind, asked: u64, limit: u64) -> Option<u64> {
     let largest = match kind {
         ProxyKind::Native => limit / 2 / MIB * MIB,
-        ProxyKind::Jvm => limit.saturating_sub(beside_a_heap(asked, limit)) / STEP * STEP,
+        ProxyKind::Jvm => Budget::new(asked, Some(limit), Regions::default()).largest_heap()?,
     };
     // Less is refused for being too little.
     (largest >= STEP).then_some(largest)
 }
 
-/// Direct buffers, code, classes, threads, collector, the JVM itself and the launcher.
-fn beside_a_heap(heap: u64, limit: u64) -> u64 {
-    const JVM_AND_LAUNCHER: u64 = (24 + 8) * MIB;
-    if limit <= GIB {
-        (32 + 48 + 112 + 25) * MIB + heap / 100 + JVM_AND_LAUNCHER
-    } else {
-        let direct = (64 * MIB).max(heap / 8);
-        let threads = 250 * MIB / 8;
-        direct + (96 + 128) * MIB + threads + heap / 100 * 6 + JVM_AND_LAUNCHER
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const GIB: u64 = 1 << 30;
 
     #[test]
     fn the_largest_heap_is_what_the_launcher_says() {

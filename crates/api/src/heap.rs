@@ -1,17 +1,18 @@
-//! Whether a heap fits into the container. A JVM never objects: it starts with any `-Xmx` and is killed
-//! under load. So what it needs beside its heap is estimated here, and said beforehand.
+//! Whether a JVM's heap fits into its container. A JVM never objects: it starts with any `-Xmx` and is killed
+//! under load. So what it needs beside its heap is estimated here, and said beforehand: by the operator of a spec, and by
+//! the launcher of what it finds in the pod.
 
 use std::fmt;
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 /// The largest heap that fits is named in steps of this.
-const STEP: u64 = 16 * MIB;
+pub const STEP: u64 = 16 * MIB;
 /// A thread costs about an eighth of a MiB of memory in use; its stack is reserved, not used.
 const THREAD: u64 = MIB / 8;
 /// The JVM itself, before it has done anything.
 const BASE: u64 = 24 * MIB;
-/// This launcher.
+/// The launcher.
 const LAUNCHER: u64 = 8 * MIB;
 
 /// What the regions beside the heap are given; those that nobody chose follow from the limit.

@@ -1,0 +1,91 @@
+//! What becomes of the processes that a proxy starts, when they outlive it and when it dies.
+
+mod support;
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use self::support::launcher;
+
+#[test]
+fn orphans_are_buried() {
+    let launcher = launcher(&["--orphan", "0.05"]).start();
+    let orphan = launcher.await_orphan();
+    launcher.await_log("orphans reaped");
+    assert!(orphan.is_buried());
+}
+
+#[test]
+fn what_a_dead_proxy_left_behind_is_killed() {
+    let launcher = launcher(&["--orphan", "1000"]).start();
+    launcher.await_ready();
+    let orphan = launcher.await_orphan();
+    assert!(orphan.is_running());
+    launcher.await_proxy(1).signal(Signal::KILL);
+    orphan.await_end();
+}
+
+#[test]
+fn what_left_the_group_is_killed_too() {
+    let launcher = launcher(&["--daemon", "1000"]).start();
+    launcher.await_ready();
+    let daemon = launcher.await_orphan();
+    launcher.await_proxy(1).signal(Signal::KILL);
+    daemon.await_end();
+    launcher.await_proxy(2);
+}
+
+#[test]
+fn f15_a_swarm_ends_with_the_launcher() {
+    let mut launcher = launcher(&["--swarm", "400"]).start();
+    launcher.await_ready();
+    let swarm = launcher.await_proxy(1).children();
+    assert_eq!(swarm.len(), 400);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(swarm.iter().all(|process| process.is_buried()));
+}
+
+#[test]
+fn f16_thousands_of_orphans_leave_no_trace() {
+    let [few, many] = ["100", "10000"].map(|count| {
+        let mut memory = 0;
+        support::takes_less_than(Duration::from_secs(1), || {
+            let launcher = launcher(&["--orphans", count]).start();
+            launcher.await_text("orphans made");
+            let made = Instant::now();
+            launcher.await_no_zombies();
+            let gone_after = made.elapsed();
+            let reaped = format!("cloudstate_launcher_reaped_total{{kind=\"orphan\"}} {count}");
+            launcher.await_metric(&reaped);
+            launcher.await_ready();
+            memory = launcher.own_memory_kib();
+            gone_after
+        });
+        memory
+    });
+    assert!(many < few + 256, "{few} KiB after a hundred, {many} KiB after ten thousand");
+}
+
+#[test]
+fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
+    // It has left the group, so that the group's KILL does not end it.
+    let setup = launcher(&["--daemon", "1000", "--exit-once", "75"]);
+    let mark = setup.file("mark");
+    let launcher = setup.arg(mark.to_str().unwrap()).start();
+    launcher.await_proxy(2);
+    let log = launcher.log();
+    let before = log.iter().take_while(|line| line["generation"] != 2);
+    let buried: u64 = before.filter_map(|line| line["count"].as_u64()).sum();
+    assert_eq!(buried, 1, "{}", launcher.raw_log());
+}
+
+#[test]
+fn f22_the_proxy_dies_with_the_launcher() {
+    let launcher = launcher(&[]).start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    launcher.signal(Signal::KILL);
+    proxy.await_end();
+}
