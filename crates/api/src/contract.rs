@@ -154,6 +154,8 @@ pub mod env {
     pub const SELECTOR_LABEL_VALUE: &str = "SELECTOR_LABEL_VALUE";
     /// How many peers a proxy made of jars must find before it forms a cluster.
     pub const REQUIRED_CONTACT_POINT_NR: &str = "REQUIRED_CONTACT_POINT_NR";
+    /// Whether a proxy made of jars scales its own Deployment; the operator never has it do so.
+    pub const AUTOSCALER_ENABLED: &str = "AUTOSCALER_ENABLED";
     /// Heap flags for a proxy made of jars.
     pub const JAVA_OPTS: &str = "JAVA_OPTS";
     /// `spec.sidecarJvmMemory`, only when the user set it: the memory budget of a native proxy.

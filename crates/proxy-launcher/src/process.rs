@@ -4,8 +4,10 @@
 //! in the launcher may wait for a process: whoever waits first takes the exit status away from the other.
 
 use std::{
-    fs, io,
+    fs::{self, File},
+    io::{self, Read as _},
     os::unix::process::CommandExt,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -21,6 +23,9 @@ use rustix::{
 use tracing::debug;
 
 use crate::{command::ProxyCommand, config::Limits, exit::End};
+
+/// As much of a program as says which machine it is for.
+const ELF_HEAD: u64 = 20;
 
 /// The proxy's process, until [`reap`] has reported its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +55,7 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// # Errors
 /// When the program cannot be executed, or the system has no room for a process.
 pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
+    refuse_foreign(&proxy.program)?;
     let mut command = Command::new(&proxy.program);
     command.args(&proxy.args).env_clear().envs(&proxy.environment);
     command.stdin(Stdio::null()).process_group(0);
@@ -61,6 +67,27 @@ pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
         debug!(%error, "the proxy is as likely as the launcher to be killed when memory is short");
     }
     Ok(leader)
+}
+
+/// Refuses what the kernel would not execute. The C library gives such a file to a shell, which then says something else,
+/// and an image without one has nothing to say at all.
+fn refuse_foreign(program: &Path) -> io::Result<()> {
+    let head = |path: &Path| -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        File::open(path)?.take(ELF_HEAD).read_to_end(&mut head)?;
+        Ok(head)
+    };
+    // One that may be executed and not read is left to the kernel.
+    let (Ok(theirs), Ok(ours)) = (head(program), head(Path::new("/proc/self/exe"))) else {
+        return Ok(());
+    };
+    if is_for_this_machine(&theirs, &ours) { Ok(()) } else { Err(Errno::NOEXEC.into()) }
+}
+
+/// A script, or a program of our own kind: word size and byte order stand in bytes 4 and 5, the machine in 18 and 19.
+fn is_for_this_machine(theirs: &[u8], ours: &[u8]) -> bool {
+    let kind = |head: &[u8]| Some((head.get(..6)?.to_owned(), head.get(18..20)?.to_owned()));
+    theirs.starts_with(b"#!") || kind(theirs).is_some_and(|theirs| Some(theirs) == kind(ours))
 }
 
 /// Makes the proxy likelier than this process to be killed when memory is short: who is left can tell.
@@ -238,6 +265,18 @@ fn end(code: Option<i32>, signal: Option<i32>) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_of_another_machine_is_none() {
+        let head =
+            |machine| [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0"[..], machine].concat();
+        let (amd64, arm64) = (head(b"\x3e\0"), head(b"\xb7\0"));
+        assert!(is_for_this_machine(&amd64, &amd64));
+        assert!(!is_for_this_machine(&arm64, &amd64));
+        assert!(is_for_this_machine(b"#!/bin/sh\n", &amd64));
+        assert!(!is_for_this_machine(b"text", &amd64));
+        assert!(!is_for_this_machine(b"", &amd64));
+    }
 
     #[test]
     fn a_child_is_known_by_its_parent_whatever_it_calls_itself() {

@@ -8,7 +8,7 @@ mod support;
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    os::unix::ffi::OsStrExt as _,
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
     path::Path,
     process::Command,
 };
@@ -18,6 +18,9 @@ use self::support::{MemoryGroup, PROXY};
 const SIZE: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
 const FILE: &str = "CLOUDSTATE_LAUNCHER_CONFIG";
 const JVM: (&str, &str) = ("CLOUDSTATE_LAUNCHER_KIND", "jvm");
+
+/// A program of a machine that nobody has.
+const ELSEWHERE: &[u8] = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\xff\xff";
 
 /// One input.
 struct Row {
@@ -85,7 +88,9 @@ impl Row {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().to_str().unwrap();
         if let Some((name, content)) = &self.file {
-            fs::write(Path::new(dir).join(name), content).unwrap();
+            let path = Path::new(dir).join(name);
+            fs::write(&path, content).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let words = Path::new(dir).join("words");
         let group = self.limit.map(MemoryGroup::of_mib);
@@ -192,6 +197,7 @@ fn rows() -> Vec<Row> {
         row("UnsupportedByKind", &[], "UnsupportedByKind: -Xmx1g is for a JVM, and the native proxy does not get it").args(&["-Xmx1g"]).warns(),
         jvm(("CASSANDRA_USERNAME", "me"), "MissingRequired", "MissingRequired: CASSANDRA_PASSWORD is \"\", expected a value, since CASSANDRA_USERNAME is set; set it"),
         jvm(("SELECTOR_LABEL", "cloudstate.io/statefulService"), "MissingRequired", "MissingRequired: SELECTOR_LABEL_VALUE is \"\", expected a value, since SELECTOR_LABEL is set; set it"),
+        jvm(("AUTOSCALER_ENABLED", "yes"), "InvalidBool", "InvalidBool: AUTOSCALER_ENABLED is \"yes\", expected true or false; set it so, or leave it out"),
         jvm(("REQUIRED_CONTACT_POINT_NR", "0"), "OutOfRange", "OutOfRange: REQUIRED_CONTACT_POINT_NR is \"0\", expected a whole number above zero; set it so, or leave it out"),
         row(
             "ConflictingKeys",
@@ -227,6 +233,10 @@ fn rows() -> Vec<Row> {
         value("RangeConflict", "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "16s", "RangeConflict: CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY is \"16s\", expected at most 15s: half of TERMINATION_GRACE_PERIOD_SECONDS, which is 30s, and nothing below 4s; lower the delay, or raise terminationGracePeriodSeconds of the pod"),
         value("ExecNotFound", "CLOUDSTATE_LAUNCHER_COMMAND", "/nonexistent/proxy", "ExecNotFound: CLOUDSTATE_LAUNCHER_COMMAND is \"/nonexistent/proxy\", expected a file that exists; name the proxy's program, or leave it out for the image's own"),
         value("ExecNotExecutable", "CLOUDSTATE_LAUNCHER_COMMAND", "/etc/passwd", "ExecNotExecutable: CLOUDSTATE_LAUNCHER_COMMAND is \"/etc/passwd\", expected a file that may be executed; name the proxy's program, or leave it out for the image's own"),
+        // Without `check` it is found out by trying.
+        value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "/nonexistent/proxy", "the proxy could not be started: its program does not exist; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").run(127),
+        value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "/etc/passwd", "the proxy could not be started: its file is no program for this machine; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").run(126),
+        value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "DIR/proxy", "the proxy could not be started: its file is no program for this machine; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").file("proxy", ELSEWHERE).run(126),
         value("UnknownOption", "HTTP_PORT", "8013", "UnknownOption: \"--frobnicate\": options for the proxy stand after `--`; usage: proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] [--output table|json] [--deny-warnings] [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]").args(&["--frobnicate"]).run(64),
         jvm(
             (

@@ -83,9 +83,13 @@ fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
 
 #[test]
 fn f22_the_proxy_dies_with_the_launcher() {
-    let launcher = launcher(&[]).start();
-    launcher.await_ready();
-    let proxy = launcher.await_proxy(1);
-    launcher.signal(Signal::KILL);
-    proxy.await_end();
+    support::takes_less_than(Duration::from_millis(100), || {
+        let launcher = launcher(&[]).start();
+        launcher.await_ready();
+        let proxy = launcher.await_proxy(1);
+        let killed = Instant::now();
+        launcher.signal(Signal::KILL);
+        proxy.await_end();
+        killed.elapsed()
+    });
 }

@@ -394,6 +394,7 @@ fn store(reader: &mut Reader, config: &Config) {
         }
     }
     reader.read_optional(env::REQUIRED_CONTACT_POINT_NR, value::positive);
+    reader.read_optional(env::AUTOSCALER_ENABLED, value::switch);
     reader.read_optional(env::CASSANDRA_CONTACT_POINTS, value::text);
     reader.read_optional(env::CASSANDRA_KEYSPACE, value::text);
     let [gcp, spanner] = [env::GCP_PROJECT, env::SPANNER_INSTANCE]

@@ -56,7 +56,8 @@ impl Machine {
                     )
                 } else {
                     format!(
-                        "the proxy {end}; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program"
+                        "the proxy {end}; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or \
+                         CLOUDSTATE_LAUNCHER_JAVA a JVM"
                     )
                 };
                 let reason = reason::CONFIGURATION_REFUSED.to_owned();
