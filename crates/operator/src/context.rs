@@ -14,17 +14,19 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::PartialObjectMeta;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::apply::Waiting;
+use crate::cache::{Cache, Mark};
 use crate::calls::Calls;
 use crate::config::Live;
 use crate::leadership::Leadership;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
+use crate::reported::Reported;
 use crate::server::Server;
 use crate::throttle::Throttle;
 
@@ -45,6 +47,7 @@ pub(crate) struct Shared {
     pub(crate) metrics: Metrics,
     pub(crate) failures: Failures,
     pub(crate) left_alone: LeftAlone,
+    pub(crate) reported: Reported,
     pub(crate) pace: Pace,
     pub(crate) waiting: Waiting,
     pub(crate) given_up: GivenUp,
@@ -58,6 +61,7 @@ impl Shared {
         self.failures.forget(uid);
         self.left_alone.forget(uid);
         self.waiting.forget(uid);
+        self.reported.forget(uid);
     }
 }
 
@@ -78,18 +82,18 @@ impl Deref for Context {
 /// What is watched. Complete before the first reconcile; what the settings have no use for is empty.
 #[derive(Clone)]
 pub(crate) struct Caches {
-    pub(crate) services: Store<StatefulService>,
-    pub(crate) stores: Store<StatefulStore>,
-    pub(crate) deployments: Store<Deployment>,
-    pub(crate) addresses: Store<Service>,
-    pub(crate) pods: Store<Pod>,
-    pub(crate) budgets: Store<PodDisruptionBudget>,
-    pub(crate) policies: Store<NetworkPolicy>,
-    pub(crate) accounts: Store<ServiceAccount>,
-    pub(crate) roles: Store<Role>,
-    pub(crate) bindings: Store<RoleBinding>,
-    pub(crate) secrets: Store<PartialObjectMeta<Secret>>,
-    pub(crate) namespaces: Store<PartialObjectMeta<Namespace>>,
+    pub(crate) services: Cache<StatefulService>,
+    pub(crate) stores: Cache<StatefulStore>,
+    pub(crate) deployments: Cache<Deployment>,
+    pub(crate) addresses: Cache<Service>,
+    pub(crate) pods: Cache<Pod>,
+    pub(crate) budgets: Cache<PodDisruptionBudget>,
+    pub(crate) policies: Cache<NetworkPolicy>,
+    pub(crate) accounts: Cache<ServiceAccount>,
+    pub(crate) roles: Cache<Role>,
+    pub(crate) bindings: Cache<RoleBinding>,
+    pub(crate) secrets: Cache<PartialObjectMeta<Secret>>,
+    pub(crate) namespaces: Cache<PartialObjectMeta<Namespace>>,
 }
 
 impl Caches {
@@ -107,11 +111,9 @@ impl Caches {
         &self,
         store: &str,
         namespace: Option<&str>,
-    ) -> Vec<Arc<StatefulService>> {
-        self.services.state_filter(|service| {
-            service.metadata.namespace.as_deref() == namespace
-                && service.spec.datastore.as_ref().is_some_and(|datastore| datastore.name == store)
-        })
+    ) -> Vec<ObjectRef<StatefulService>> {
+        let namespace = Mark::namespace(namespace.unwrap_or_default());
+        self.services.references(&[namespace, Mark::store(store)])
     }
 }
 

@@ -11,6 +11,7 @@ use kube::runtime::reflector::ObjectRef;
 use translate::{Inputs, Observed, Plan};
 
 use crate::apply::child::is_owned_by;
+use crate::cache::Mark;
 use crate::context::{Caches, Context};
 use crate::origin::fingerprint;
 
@@ -58,11 +59,13 @@ fn init_sidecar(pod: &PodSpec) -> Option<&Container> {
 /// a service that is gone.
 pub(crate) fn pods(caches: &Caches, deployment: &Deployment) -> Vec<Arc<Pod>> {
     let wanted = Observed::of(deployment).selector;
-    caches.pods.state_filter(|pod| {
-        pod.metadata.namespace == deployment.metadata.namespace
-            && !wanted.is_empty()
-            && wanted.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
-    })
+    if wanted.is_empty() {
+        return Vec::new();
+    }
+    let namespace = deployment.namespace().unwrap_or_default();
+    let mut marks = vec![Mark::namespace(&namespace)];
+    marks.extend(wanted.iter().map(|(key, value)| Mark::label(key, value)));
+    caches.pods.find(&marks)
 }
 
 /// Tells the Secrets of the service's store from what they were before, as far as they are watched.

@@ -8,6 +8,7 @@ mod admin;
 mod apply;
 mod ask;
 mod budget;
+mod cache;
 mod calls;
 mod client;
 mod config;
@@ -29,6 +30,7 @@ mod planted;
 mod publish;
 mod readiness;
 mod report;
+mod reported;
 mod scope;
 mod scopes;
 mod server;
@@ -63,6 +65,7 @@ use crate::leadership::{Leadership, elect};
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
+use crate::reported::Reported;
 use crate::server::Server;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
@@ -225,6 +228,7 @@ async fn serve(
         metrics,
         failures: Failures::default(),
         left_alone: LeftAlone::default(),
+        reported: Reported::default(),
         pace: Pace::default(),
         waiting: Waiting::default(),
         given_up: GivenUp::default(),

@@ -13,6 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use tokio::time::Instant;
 use tracing::info;
 use translate::Warning;
 
@@ -136,7 +137,8 @@ async fn write<K: Reported>(ctx: &Context, object: &K, status: &K::Status) -> Re
     let patch = Patch::Apply(&body);
     let written = api.patch_status(&name, &parameters, &patch);
     match ctx.calls.write("report on", &kind, &name, written).await {
-        Ok(_) => {
+        Ok(written) => {
+            ctx.reported.wrote(&written, Instant::now());
             info!(%kind, namespace, name, "reported");
             Ok(())
         }

@@ -1,14 +1,15 @@
 //! One namespace, or all of them: what is watched there, and the controllers that look at it.
 
+use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
 
 use api::contract::label;
 use api::{StatefulService, StatefulStore};
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::core::v1::{Namespace, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{ObjectRef, Store, store as cache};
+use kube::runtime::reflector::ObjectRef;
 use kube::{Api, Resource, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +18,7 @@ use translate::settings::Switch;
 
 use crate::apply::child::{controller_of, label_of};
 use crate::apply::orphans;
+use crate::cache::{Cache, Cached, Filler, Mark, cache};
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
 use crate::controller;
@@ -24,7 +26,7 @@ use crate::planted::{self, Bug};
 use crate::readiness::Watched;
 use crate::throttle;
 use crate::trigger::{Trigger, Triggers};
-use crate::watch::{Cached, Change, Watches};
+use crate::watch::{Change, Watches};
 
 /// What the objects of a service carry, also those that several services share.
 const MANAGED: &str = "app.kubernetes.io/managed-by=cloudstate.io";
@@ -187,9 +189,12 @@ fn watch_everything(
         let (shared, extent) = (Arc::clone(shared), extent.clone());
         move |change: Change<'_, StatefulService>| match change {
             Change::Applied { before, now } => {
-                let mut triggers = vec![Trigger::Service(ObjectRef::from_obj(now))];
+                let mut triggers = Vec::new();
+                if !shared.reported.is_all(now) {
+                    triggers.push(Trigger::Service(ObjectRef::from_obj(now)));
+                }
                 // How many services name a store is told on the store.
-                let named = [before.as_deref().and_then(store_of), store_of(now)];
+                let named = [before.and_then(|before| store_of(&before.read()?)), store_of(now)];
                 if named[0] != named[1] {
                     triggers.extend(named.into_iter().flatten().map(Trigger::Store));
                 }
@@ -206,9 +211,9 @@ fn watch_everything(
                 throttle::relisted(&shared, |namespace| extent.covers(namespace), &services);
                 // Namespaces are left alone only where all are watched.
                 if extent.namespace.is_none() {
-                    let all = services.state();
-                    let known = all.iter().filter_map(|service| service.uid()).collect();
-                    shared.left_alone.retain(&known);
+                    let all = services.references(&[]);
+                    let uid = |service| services.get(service)?.uid();
+                    shared.left_alone.retain(&all.iter().filter_map(uid).collect());
                 }
                 everything(&services, &stores)
             }
@@ -218,11 +223,13 @@ fn watch_everything(
         let (stores, services) = (start.stores.clone(), start.services.clone());
         let shared = Arc::clone(shared);
         move |change: Change<'_, StatefulStore>| match change {
-            Change::Applied { now, .. } => users_of(&services, now).collect(),
+            // How many use it is told on it, and is nothing to those who do.
+            Change::Applied { now, .. } if shared.reported.is_all(now) => Vec::new(),
+            Change::Applied { now, .. } => users_of(&services, &ObjectRef::from_obj(now)).collect(),
             Change::Deleted(store) => {
                 shared.forget(&store.metadata);
                 let gone = Trigger::StoreGone(Arc::new(store.clone()));
-                users_of(&services, store).chain([gone]).collect()
+                users_of(&services, &ObjectRef::from_obj(store)).chain([gone]).collect()
             }
             Change::All => everything(&services, &stores),
         }
@@ -261,8 +268,8 @@ struct Start<'a> {
     shared: &'a Arc<Shared>,
     extent: &'a Extent,
     watches: Watches,
-    services: Store<StatefulService>,
-    stores: Store<StatefulStore>,
+    services: Cache<StatefulService>,
+    stores: Cache<StatefulStore>,
 }
 
 impl Start<'_> {
@@ -273,9 +280,9 @@ impl Start<'_> {
     }
 
     /// Watches what carries these labels.
-    fn children<K>(&mut self, labels: &str, is_needed: bool) -> Store<K>
+    fn children<K>(&mut self, labels: &str, is_needed: bool) -> Cache<K>
     where
-        K: Cached + Resource<Scope = NamespaceResourceScope>,
+        K: Cached + Resource<Scope = NamespaceResourceScope> + Debug,
     {
         let (reader, writer) = cache();
         if !is_needed {
@@ -285,14 +292,15 @@ impl Start<'_> {
         let on_child = move |change: Change<'_, K>| match change {
             // A hand may have changed what it says of its owner.
             Change::Applied { before, now } => {
-                let mut owners = owners(&services, now);
-                owners.extend(before.iter().flat_map(|before| self::owners(&services, &**before)));
+                let mut owners = owners(&services, now.meta());
+                let before = before.map(|before| before.metadata());
+                owners.extend(before.iter().flat_map(|before| self::owners(&services, before)));
                 owners.dedup();
                 owners.into_iter().map(Trigger::Service).collect()
             }
             Change::Deleted(_) if planted::is(Bug::ChildGoneUnseen) => Vec::new(),
             Change::Deleted(child) => {
-                owners(&services, child).into_iter().map(Trigger::Service).collect()
+                owners(&services, child.meta()).into_iter().map(Trigger::Service).collect()
             }
             Change::All => everything(&services, &stores),
         };
@@ -302,11 +310,11 @@ impl Start<'_> {
         reader
     }
 
-    fn secrets(&mut self, writer: Writer<PartialObjectMeta<Secret>>) {
+    fn secrets(&mut self, writer: Filler<PartialObjectMeta<Secret>>) {
         let (services, stores) = (self.services.clone(), self.stores.clone());
         // Which stores a Secret is for stands in them, and they are few.
         let in_namespace = move |namespace: Option<String>| {
-            let stores = stores.state_filter(|store| store.namespace() == namespace);
+            let stores = stores.references(&[Mark::namespace(&namespace.unwrap_or_default())]);
             stores.iter().flat_map(|store| users_of(&services, store)).collect::<Vec<_>>()
         };
         let (every_service, every_store) = (self.services.clone(), self.stores.clone());
@@ -322,12 +330,13 @@ impl Start<'_> {
         self.watches.start_metadata(self.tasks, api, Some(RELOAD), writer, on_secret);
     }
 
-    fn namespaces(&mut self, writer: Writer<PartialObjectMeta<Namespace>>) {
+    fn namespaces(&mut self, writer: Filler<PartialObjectMeta<Namespace>>) {
         let (services, stores) = (self.services.clone(), self.stores.clone());
         let on_namespace = move |change: Change<'_, PartialObjectMeta<Namespace>>| match change {
             Change::Applied { before, now } => {
-                let is_same =
-                    before.is_some_and(|before| before.annotations() == now.annotations());
+                let is_same = before.is_some_and(|before| {
+                    before.metadata().annotations.unwrap_or_default() == *now.annotations()
+                });
                 let name = now.name_any();
                 let mut triggers = everything(&services, &stores);
                 triggers.retain(|trigger| !is_same && trigger.namespace() == Some(&name));
@@ -344,49 +353,41 @@ impl Start<'_> {
 
 /// The services that a child may belong to, by owner reference and by label; all of the namespace if
 /// it belongs to none of them.
-fn owners<K: Resource<DynamicType = ()>>(
-    services: &Store<StatefulService>,
-    child: &K,
+fn owners(
+    services: &Cache<StatefulService>,
+    child: &ObjectMeta,
 ) -> Vec<ObjectRef<StatefulService>> {
-    let namespace = child.namespace().unwrap_or_default();
-    let metadata = child.meta();
-    let controller = controller_of(metadata)
+    let namespace = child.namespace.as_deref().unwrap_or_default();
+    let controller = controller_of(child)
         .filter(|owner| owner.kind == StatefulService::kind(&()))
         .map(|owner| owner.name.as_str());
     let mut names: Vec<&str> =
-        controller.into_iter().chain(label_of(metadata, label::STATEFUL_SERVICE)).collect();
+        controller.into_iter().chain(label_of(child, label::STATEFUL_SERVICE)).collect();
     names.dedup();
     if names.is_empty() {
-        let all = services.state_filter(|service| service.namespace().as_ref() == Some(&namespace));
-        return all.iter().map(|service| ObjectRef::from_obj(&**service)).collect();
+        return services.references(&[Mark::namespace(namespace)]);
     }
-    names.into_iter().map(|name| ObjectRef::new(name).within(&namespace)).collect()
+    names.into_iter().map(|name| ObjectRef::new(name).within(namespace)).collect()
 }
 
 /// All services and stores that are known.
-fn everything(services: &Store<StatefulService>, stores: &Store<StatefulStore>) -> Vec<Trigger> {
-    let services = services.state();
-    let stores = stores.state();
-    services
-        .iter()
-        .map(|service| Trigger::Service(ObjectRef::from_obj(&**service)))
-        .chain(stores.iter().map(|store| Trigger::Store(ObjectRef::from_obj(&**store))))
-        .collect()
+fn everything(services: &Cache<StatefulService>, stores: &Cache<StatefulStore>) -> Vec<Trigger> {
+    let services = services.references(&[]).into_iter().map(Trigger::Service);
+    services.chain(stores.references(&[]).into_iter().map(Trigger::Store)).collect()
 }
 
 /// The store itself, and every service that names it.
 fn users_of(
-    services: &Store<StatefulService>,
-    store: &StatefulStore,
+    services: &Cache<StatefulService>,
+    store: &ObjectRef<StatefulStore>,
 ) -> impl Iterator<Item = Trigger> + use<> {
-    let (name, namespace) = (store.name_any(), store.namespace());
-    let users = services.state_filter(|service| {
-        !planted::is(Bug::StoreReachesNobody)
-            && service.namespace() == namespace
-            && service.spec.datastore.as_ref().is_some_and(|datastore| datastore.name == name)
-    });
-    let users = users.into_iter().map(|service| Trigger::Service(ObjectRef::from_obj(&*service)));
-    users.chain([Trigger::Store(ObjectRef::from_obj(store))])
+    let namespace = Mark::namespace(store.namespace.as_deref().unwrap_or_default());
+    let users = if planted::is(Bug::StoreReachesNobody) {
+        Vec::new()
+    } else {
+        services.references(&[namespace, Mark::store(&store.name)])
+    };
+    users.into_iter().map(Trigger::Service).chain([Trigger::Store(store.clone())])
 }
 
 /// The store that the service names, whether it exists or not.
@@ -397,25 +398,25 @@ fn store_of(service: &StatefulService) -> Option<ObjectRef<StatefulStore>> {
 
 /// Returns once every cache is filled that is filled at all.
 async fn complete(caches: &Caches, extent: &Extent) -> anyhow::Result<()> {
-    caches.services.wait_until_ready().await?;
-    caches.stores.wait_until_ready().await?;
-    caches.deployments.wait_until_ready().await?;
-    caches.addresses.wait_until_ready().await?;
-    caches.pods.wait_until_ready().await?;
-    caches.budgets.wait_until_ready().await?;
-    caches.policies.wait_until_ready().await?;
+    caches.services.is_complete().await?;
+    caches.stores.is_complete().await?;
+    caches.deployments.is_complete().await?;
+    caches.addresses.is_complete().await?;
+    caches.pods.is_complete().await?;
+    caches.budgets.is_complete().await?;
+    caches.policies.is_complete().await?;
     if extent.accounts {
-        caches.accounts.wait_until_ready().await?;
+        caches.accounts.is_complete().await?;
     }
     if extent.rights {
-        caches.roles.wait_until_ready().await?;
-        caches.bindings.wait_until_ready().await?;
+        caches.roles.is_complete().await?;
+        caches.bindings.is_complete().await?;
     }
     if extent.secrets {
-        caches.secrets.wait_until_ready().await?;
+        caches.secrets.is_complete().await?;
     }
     if extent.namespace.is_none() {
-        caches.namespaces.wait_until_ready().await?;
+        caches.namespaces.is_complete().await?;
     }
     Ok(())
 }

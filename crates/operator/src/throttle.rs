@@ -13,11 +13,12 @@ use api::StatefulService;
 use api::contract::label;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::ResourceExt;
-use kube::runtime::reflector::{ObjectRef, Store};
+use kube::runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use crate::apply::child::{is_owned_by, label_of};
 use crate::apply::origin_of;
+use crate::cache::Cache;
 use crate::config::Rollout as Limits;
 use crate::context::{Context, Shared};
 use crate::status::Rollout;
@@ -226,7 +227,9 @@ impl Throttle {
 /// What another process has begun has its place before anything else is begun, so that a wave that was halted stays so.
 /// What nobody looks at would never give it back: Deployments of services that are gone, going or left alone.
 pub(crate) fn take_over(ctx: &Context) {
-    for deployment in ctx.caches.deployments.state() {
+    for deployment in ctx.caches.deployments.references(&[]) {
+        // One after the other: all of them at once may be many.
+        let Some(deployment) = ctx.caches.deployments.get(&deployment) else { continue };
         if !is_looked_at(ctx, &deployment) {
             continue;
         }
@@ -278,11 +281,11 @@ pub(crate) fn observe(
 pub(crate) fn relisted(
     shared: &Shared,
     is_watched: impl Fn(&str) -> bool,
-    services: &Store<StatefulService>,
+    services: &Cache<StatefulService>,
 ) {
     let is_there = |service: &str| {
         let Some((namespace, name)) = service.split_once('/') else { return false };
-        !is_watched(namespace) || services.get(&ObjectRef::new(name).within(namespace)).is_some()
+        !is_watched(namespace) || services.has(&ObjectRef::new(name).within(namespace))
     };
     with(shared, |throttle| throttle.retain(is_there));
 }

@@ -4,20 +4,18 @@
 //! controller, so that a single watch that is forbidden would slow down all others.
 
 use std::fmt::Debug;
-use std::sync::Arc;
 use std::time::Duration;
 
 use api::Chain;
 use futures::{Stream, StreamExt, TryStreamExt};
 use kube::core::{DeserializeGuard, PartialObjectMeta};
-use kube::runtime::reflector::store::Writer;
-use kube::runtime::reflector::{ObjectRef, Store};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::cache::{Cached, Filler, Former};
 use crate::client::WATCH_SECONDS;
 use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
@@ -32,7 +30,7 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// What happened to a kind of objects.
 pub(crate) enum Change<'a, K> {
     /// One of them is new, or other than before.
-    Applied { before: Option<Arc<K>>, now: &'a K },
+    Applied { before: Option<Former<K>>, now: &'a K },
     /// One of them is gone.
     Deleted(&'a K),
     /// All were read again: any of them may be other than before.
@@ -48,58 +46,50 @@ pub(crate) struct Watches {
     pub(crate) metrics: Metrics,
 }
 
-/// An object that can be kept in a cache.
-pub(crate) trait Cached:
-    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
-
-impl<K> Cached for K where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static
-{
-}
-
 impl Watches {
     /// Starts to watch, and to fill the cache behind the writer.
-    pub(crate) fn start<K: Cached>(
+    pub(crate) fn start<K: Cached + Debug>(
         &self,
         tasks: &mut JoinSet<()>,
         api: Api<DeserializeGuard<K>>,
         labels: Option<&str>,
-        writer: Writer<K>,
+        filler: Filler<K>,
         on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync + 'static,
     ) {
         let events = watcher(api, configure(labels)).try_filter_map(|event| {
             let event = readable(event);
             async { Ok(event) }
         });
-        tasks.spawn(self.clone().follow(events, writer, on_change));
+        tasks.spawn(self.clone().follow(events, filler, on_change));
     }
 
     /// The same, of which only the metadata is read.
-    pub(crate) fn start_metadata<K: Cached>(
+    pub(crate) fn start_metadata<K>(
         &self,
         tasks: &mut JoinSet<()>,
         api: Api<PartialObjectMeta<K>>,
         labels: Option<&str>,
-        writer: Writer<PartialObjectMeta<K>>,
+        filler: Filler<PartialObjectMeta<K>>,
         on_change: impl Fn(Change<'_, PartialObjectMeta<K>>) -> Vec<Trigger> + Send + Sync + 'static,
-    ) {
-        let events = watcher(api, configure(labels));
-        tasks.spawn(self.clone().follow(events, writer, on_change));
+    ) where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+        PartialObjectMeta<K>: Cached,
+    {
+        let events = watcher(api, configure(labels)).map_ok(|event| event.modify(prune));
+        tasks.spawn(self.clone().follow(events, filler, on_change));
     }
 
     async fn follow<K>(
         self,
         events: impl Stream<Item = watcher::Result<Event<K>>> + Send,
-        mut writer: Writer<K>,
+        mut filler: Filler<K>,
         on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync,
     ) where
-        K: Resource<DynamicType = ()> + Clone + Debug + Send + Sync + 'static,
+        K: Cached,
     {
         let kind = K::kind(&());
         let watched = Watched { scope: self.scope.clone(), kind: kind.clone().into_owned() };
-        let cache: Store<K> = writer.as_reader();
+        let cache = filler.cache();
         let mut events = std::pin::pin!(events);
         let mut delay = RETRY_DELAY_MIN;
         while let Some(event) = events.next().await {
@@ -121,18 +111,15 @@ impl Watches {
                 delay = RETRY_DELAY_MIN;
                 self.readiness.watch_works(&watched);
             }
-            let before = match &event {
-                Event::Apply(object) => cache.get(&ObjectRef::from_obj(object)),
-                _ => None,
-            };
+            // As a watch may say that was taken up at a server that is behind.
             if let Event::Apply(now) = &event
-                && before.as_deref().is_some_and(|before| is_older(now, before))
+                && cache.has_later(now)
                 && !planted::is(Bug::StaleBelieved)
             {
                 debug!(%kind, name = now.name_any(), "event is older than what is known");
                 continue;
             }
-            writer.apply_watcher_event(&event);
+            let before = filler.apply(&event);
             let changed = match &event {
                 Event::Apply(now) => on_change(Change::Applied { before, now }),
                 Event::Delete(object) => on_change(Change::Deleted(object)),
@@ -154,14 +141,6 @@ impl Watches {
     }
 }
 
-/// Whether that is an earlier version of the same object, as a watch may say that was taken up at a
-/// server that is behind. Versions are numbers that grow (KEP-5504); of what is none, nothing is known.
-fn is_older<K: Resource>(now: &K, than: &K) -> bool {
-    let version = |object: &K| object.meta().resource_version.as_ref()?.parse::<u64>().ok();
-    now.meta().uid == than.meta().uid
-        && version(now).zip(version(than)).is_some_and(|(now, than)| now < than)
-}
-
 fn configure(labels: Option<&str>) -> watcher::Config {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     match labels {
@@ -179,13 +158,21 @@ fn is_forbidden(error: &watcher::Error) -> bool {
     matches!(source, kube::Error::Api(status) if status.code == 403)
 }
 
+/// Takes away what nobody reads.
+fn prune(object: &mut impl Resource) {
+    let metadata = object.meta_mut();
+    metadata.managed_fields = None;
+    if let Some(annotations) = &mut metadata.annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+}
+
 /// The event without what nobody reads, or nothing if its object is malformed: one such object must
 /// not stop the watch of all others.
 fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
     let unwrap = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
-            object.managed_fields_mut().clear();
-            object.annotations_mut().remove(LAST_APPLIED);
+            prune(&mut object);
             Some(object)
         }
         Err(invalid) => {

@@ -13,6 +13,7 @@ mod defaults;
 mod fault;
 mod fields;
 mod kinds;
+mod list;
 mod patch;
 mod relay;
 mod request;

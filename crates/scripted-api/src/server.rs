@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 use tower::Service;
 
 use crate::fault::{Call, Delivery, Fault, Verb};
+use crate::list::list;
 use crate::request::Request;
 use crate::store::{Change, Key, Patch, Refusal, Store, WriteOptions};
 use crate::stream::Watching;
@@ -265,7 +266,11 @@ impl Connection {
         };
         let written = match request.call.verb {
             Verb::Watch => return self.watch(request),
-            Verb::List => return server.with(|store| list(store, &request)),
+            Verb::List => {
+                return server
+                    .with(|store| list(store, &request))
+                    .map(|listed| json_answer(StatusCode::OK, &listed));
+            }
             Verb::Get => {
                 let key = request.key(&body)?;
                 server.with(|store| store.get(&key)).ok_or_else(|| Refusal::not_found(&key))?
@@ -308,29 +313,6 @@ impl Connection {
         });
         Ok(Response::new(StreamBody::new(frames).boxed_unsync()))
     }
-}
-
-/// All at once: limits are not obeyed, which an API server need not.
-fn list(store: &Store, request: &Request) -> Result<Answer, Refusal> {
-    let filter = request.filter()?;
-    let kind = request.call.kind;
-    let found = store.list(kind, request.namespace());
-    let items: Vec<Value> = found
-        .iter()
-        .filter(|object| filter.takes(object))
-        .map(|object| request.shown(object))
-        .collect();
-    let (api_version, name) = if request.is_metadata {
-        ("meta.k8s.io/v1".to_owned(), "PartialObjectMetadataList".to_owned())
-    } else {
-        (kind.api_version(), format!("{}List", kind.name))
-    };
-    let listed = json!({
-        "apiVersion": api_version, "kind": name,
-        "metadata": { "resourceVersion": store.version().to_string() },
-        "items": items,
-    });
-    Ok(json_answer(StatusCode::OK, &listed))
 }
 
 /// What it says it is: the Kubernetes that the end-to-end scenarios run on.

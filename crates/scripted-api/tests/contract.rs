@@ -133,6 +133,7 @@ async fn suite(at: &Place) {
     finalizers_are_waited_for(at).await;
     watches_say_what_comes_into_sight_and_leaves_it(at).await;
     metadata_can_be_had_alone(at).await;
+    long_lists_come_in_pages(at).await;
 }
 
 async fn apply_writes_only_what_differs(at: &Place) {
@@ -399,6 +400,32 @@ async fn metadata_can_be_had_alone(at: &Place) {
     assert_eq!(found.metadata.name.as_deref(), Some("bare"));
     let listed = api.list_metadata(&ListParams::default()).await.unwrap();
     assert!(listed.items.iter().any(|each| each.metadata.name.as_deref() == Some("bare")));
+}
+
+async fn long_lists_come_in_pages(at: &Place) {
+    for name in ["page-a", "page-b", "page-c"] {
+        let mut body = config_map(name, &json!({}));
+        body["metadata"]["labels"] = json!({ "of": "pages" });
+        at.apply(&format!("core/configmaps/{name}"), &body).await.unwrap();
+    }
+    let page = |next: &str| {
+        let path = format!("core/configmaps?labelSelector=of%3Dpages&limit=2&continue={next}");
+        async move { at.get(&path).await }
+    };
+    let names = |page: &Value| {
+        let items = page["items"].as_array().unwrap().iter();
+        items.map(|item| item["metadata"]["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let first = page("").await.unwrap();
+    assert_eq!(names(&first), ["page-a", "page-b"]);
+    // What is written meanwhile does not make the version of the list another one.
+    at.apply("core/configmaps/page-z", &config_map("page-z", &json!({}))).await.unwrap();
+    let next = first["metadata"]["continue"].as_str().unwrap();
+    let second = page(&next.replace('/', "%2F")).await.unwrap();
+    assert_eq!(names(&second), ["page-c"]);
+    assert_eq!(second["metadata"]["resourceVersion"], first["metadata"]["resourceVersion"]);
+    assert!(second["metadata"]["continue"].as_str().unwrap_or_default().is_empty());
+    assert_eq!(code(page("nonsense").await), 400);
 }
 
 #[tokio::test]

@@ -11,29 +11,20 @@ use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource;
-use kube::runtime::reflector::Store;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
+use crate::cache::{Cache, Cached};
 use crate::context::Caches;
 use crate::planted::{self, Bug};
 
 /// An object that a service may become.
 pub(crate) trait Child:
-    Resource<DynamicType = (), Scope = NamespaceResourceScope>
-    + Clone
-    + Debug
-    + Serialize
-    + DeserializeOwned
-    + Send
-    + Sync
-    + 'static
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Cached + Debug
 {
     /// Whether all services of a namespace share it, so that it belongs to none of them.
     const IS_SHARED: bool = false;
 
     /// What is known of this kind.
-    fn cache(caches: &Caches) -> &Store<Self>;
+    fn cache(caches: &Caches) -> &Cache<Self>;
 
     /// Whether the one cannot be changed into the other.
     fn is_stuck_at(_live: &Self, _wanted: &Self) -> bool {
@@ -50,31 +41,31 @@ pub(crate) trait Child:
 }
 
 impl Child for Deployment {
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.deployments
     }
 }
 
 impl Child for Service {
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.addresses
     }
 }
 
 impl Child for ServiceAccount {
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.accounts
     }
 }
 
 impl Child for NetworkPolicy {
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.policies
     }
 }
 
 impl Child for PodDisruptionBudget {
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.budgets
     }
 }
@@ -82,7 +73,7 @@ impl Child for PodDisruptionBudget {
 impl Child for Role {
     const IS_SHARED: bool = true;
 
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.roles
     }
 }
@@ -90,7 +81,7 @@ impl Child for Role {
 impl Child for RoleBinding {
     const IS_SHARED: bool = true;
 
-    fn cache(caches: &Caches) -> &Store<Self> {
+    fn cache(caches: &Caches) -> &Cache<Self> {
         &caches.bindings
     }
 

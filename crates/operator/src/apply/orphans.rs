@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tracing::warn;
 use translate::settings::{RbacMode, Settings};
@@ -18,6 +19,7 @@ use translate::{POD_READER, binding_name, validate};
 use super::child::{Child, controller_of, is_managed, is_owned_by};
 use super::write::delete;
 use super::{Failure, Refusal};
+use crate::cache::Mark;
 use crate::context::{Caches, Context};
 use crate::dereference;
 use crate::planted::{self, Bug};
@@ -65,7 +67,9 @@ async fn remove_kind<K: Child>(
 fn orphans<K: Child>(ctx: &Context, owner: &StatefulService, kept: Option<&str>) -> Vec<Arc<K>> {
     let uid = owner.uid().unwrap_or_default();
     let namespace = owner.metadata.namespace.as_deref();
-    K::cache(&ctx.caches).state_filter(|child| is_orphan(child.meta(), namespace, &uid, kept))
+    let mut found = K::cache(&ctx.caches).find(&[Mark::owner(&uid)]);
+    found.retain(|child| is_orphan(child.meta(), namespace, &uid, kept));
+    found
 }
 
 /// Accounts go when no pod runs as them any more, which takes as long as its rollout and what that waits for.
@@ -153,13 +157,13 @@ pub(crate) fn has_accounts(caches: &Caches, is_there: impl Fn(&str) -> bool) -> 
             && controller_of(metadata).is_some_and(|owner| owner.kind == "StatefulService")
             && metadata.namespace.as_deref().is_some_and(&is_there)
     };
-    !caches.accounts.state_filter(|account| is_ours(&account.metadata)).is_empty()
+    caches.accounts.find(&[]).iter().any(|account| is_ours(&account.metadata))
 }
 
 /// Where we have given rights.
 pub(crate) fn namespaces_with_rights(caches: &Caches) -> BTreeSet<String> {
-    let bindings = caches.bindings.state();
-    let roles = caches.roles.state();
+    let bindings = caches.bindings.find(&[]);
+    let roles = caches.roles.find(&[]);
     let bindings = bindings.iter().map(|binding| &binding.metadata);
     let roles = roles.iter().map(|role| &role.metadata);
     let ours = bindings.chain(roles).filter(|metadata| is_managed(metadata));
@@ -177,15 +181,15 @@ pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(
             && metadata.deletion_timestamp.is_none()
             && is_managed(metadata)
     };
-    let bindings = ctx.caches.bindings.state_filter(|binding| in_namespace(&binding.metadata));
-    let roles = ctx.caches.roles.state_filter(|role| in_namespace(&role.metadata));
+    let marks = [Mark::namespace(namespace)];
+    let mut bindings = ctx.caches.bindings.find(&marks);
+    bindings.retain(|binding| in_namespace(&binding.metadata));
+    let mut roles = ctx.caches.roles.find(&marks);
+    roles.retain(|role| in_namespace(&role.metadata));
     if bindings.is_empty() && roles.is_empty() || planted::is(Bug::RightsKept) {
         return Ok(());
     }
-    let services = ctx
-        .caches
-        .services
-        .state_filter(|service| service.metadata.namespace.as_deref() == Some(namespace));
+    let services = ctx.caches.services.references(&marks);
     let is_wanted = ctx.live.now().has_jvm();
     let settings = ctx.live.now().for_objects(&ctx.namespace);
     let Some(needed) = needed_rights(ctx, &settings, &services) else { return Ok(()) };
@@ -212,17 +216,19 @@ pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(
 fn needed_rights(
     ctx: &Context,
     settings: &Settings,
-    services: &[Arc<StatefulService>],
+    services: &[ObjectRef<StatefulService>],
 ) -> Option<BTreeSet<String>> {
     let mut needed = BTreeSet::new();
     for service in services {
+        // One after the other: all of them at once may be many.
+        let Some(service) = ctx.caches.services.get(service) else { continue };
         // What cannot be translated now may have been once, and its pods run.
-        let inputs = dereference::inputs(ctx, service);
-        let plan = validate(settings, service, &inputs).ok()?;
+        let inputs = dereference::inputs(ctx, &service);
+        let plan = validate(settings, &service, &inputs).ok()?;
         if plan.kind() == ProxyKind::Jvm {
             needed.insert(binding_name(plan.service_account()));
         }
-        if let Some(deployment) = dereference::deployment(&ctx.caches, service) {
+        if let Some(deployment) = dereference::deployment(&ctx.caches, &service) {
             let template = deployment.spec.as_ref().map(|spec| &spec.template);
             needed.extend(
                 template.and_then(|template| {

@@ -52,7 +52,7 @@ async fn take_back_rights(ctx: &Context, namespace: &str) {
 }
 
 async fn store_is_gone(ctx: &Context, store: &StatefulStore) {
-    let users: Vec<_> = dependents(ctx, store).iter().map(|service| service.name_any()).collect();
+    let users: Vec<_> = dependents(ctx, store).into_iter().map(|service| service.name).collect();
     if users.is_empty() {
         return;
     }

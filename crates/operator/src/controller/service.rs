@@ -10,9 +10,11 @@ use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
-use kube::runtime::controller::Action;
+use tokio::time::Instant;
 use translate::{Inputs, Plan, render, validate};
 
+use super::AGAIN_DELAY;
+use super::agenda::Action;
 use crate::apply::{self, Failure, Held, Refusal, Wrote, origin_of, orphans};
 use crate::ask::ask;
 use crate::context::{Context, spread};
@@ -30,14 +32,15 @@ const UNREADY_DELAY: Duration = Duration::from_secs(2);
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
 /// What has failed so often in a row, for some seven seconds, is told.
 const LASTING: u32 = 3;
-/// The cache is behind, and catches up.
-const AGAIN_DELAY: Duration = Duration::from_millis(200);
 
 pub(crate) async fn reconcile(
     service: Arc<StatefulService>,
     ctx: Arc<Context>,
 ) -> Result<Action, Error> {
     let uid = service.uid().unwrap_or_default();
+    if ctx.reported.is_news_for(&*service, Instant::now()) {
+        return Ok(Action::requeue(AGAIN_DELAY));
+    }
     if service.metadata.deletion_timestamp.is_some() && !planted::is(Bug::DyingServed) {
         ctx.failures.forget(&uid);
         ctx.left_alone.forget(&uid);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use api::StatefulStore;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::jiff::Timestamp;
-use kube::runtime::controller::Action;
 use kube::{Api, ResourceExt};
+use tokio::time::Instant;
 use translate::settings::Switch;
 use translate::validate_store;
 
-use super::dependents;
+use super::agenda::Action;
+use super::{AGAIN_DELAY, dependents};
 use crate::context::{Context, spread};
 use crate::error::Error;
 use crate::report;
@@ -26,6 +27,9 @@ pub(crate) async fn reconcile(
 ) -> Result<Action, Error> {
     let namespace = store.namespace().unwrap_or_default();
     let uid = store.uid().unwrap_or_default();
+    if ctx.reported.is_news_for(&*store, Instant::now()) {
+        return Ok(Action::requeue(AGAIN_DELAY));
+    }
     if store.metadata.deletion_timestamp.is_some() || ctx.caches.is_opted_out(&namespace) {
         ctx.failures.forget(&uid);
         return Ok(Action::await_change());

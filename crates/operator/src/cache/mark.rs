@@ -1,0 +1,101 @@
+//! What objects are found by, apart from their names.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use api::{StatefulService, StatefulStore};
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
+use kube::core::PartialObjectMeta;
+use kube::{Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::apply::child::controller_of;
+
+/// An object that can be kept in a cache.
+pub(crate) trait Cached:
+    Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
+{
+    /// What it can be found by, apart from its name.
+    fn marks(&self) -> Vec<Mark>;
+}
+
+/// Something that objects have in common. Two that are the same by chance are as good as impossible; who
+/// deletes what is found looks at it first nevertheless.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mark(u64);
+
+impl Mark {
+    /// All that is in that namespace.
+    pub(crate) fn namespace(namespace: &str) -> Self {
+        Self::of(&("namespace", namespace))
+    }
+
+    /// All that is controlled by the object with that uid.
+    pub(crate) fn owner(uid: &str) -> Self {
+        Self::of(&("owner", uid))
+    }
+
+    /// All pods that have that label.
+    pub(crate) fn label(key: &str, value: &str) -> Self {
+        Self::of(&("label", key, value))
+    }
+
+    /// All services that name that store.
+    pub(crate) fn store(name: &str) -> Self {
+        Self::of(&("store", name))
+    }
+
+    pub(super) fn of(what: &impl Hash) -> Self {
+        let mut hasher = DefaultHasher::new();
+        what.hash(&mut hasher);
+        Self(hasher.finish())
+    }
+}
+
+/// What everything can be found by: its namespace and its owner.
+fn common(object: &impl Resource) -> Vec<Mark> {
+    let namespace = object.meta().namespace.as_deref().map(Mark::namespace);
+    let owner = controller_of(object.meta()).map(|owner| Mark::owner(&owner.uid));
+    namespace.into_iter().chain(owner).collect()
+}
+
+impl Cached for StatefulService {
+    fn marks(&self) -> Vec<Mark> {
+        let store = self.spec.datastore.as_ref().map(|datastore| Mark::store(&datastore.name));
+        common(self).into_iter().chain(store).collect()
+    }
+}
+
+impl Cached for Pod {
+    fn marks(&self) -> Vec<Mark> {
+        let labels = self.labels().iter().map(|(key, value)| Mark::label(key, value));
+        common(self).into_iter().chain(labels).collect()
+    }
+}
+
+macro_rules! found_by_what_is_common {
+    ($($kind:ty),+ $(,)?) => {
+        $(impl Cached for $kind {
+            fn marks(&self) -> Vec<Mark> {
+                common(self)
+            }
+        })+
+    };
+}
+
+found_by_what_is_common!(
+    StatefulStore,
+    Deployment,
+    Service,
+    ServiceAccount,
+    NetworkPolicy,
+    PodDisruptionBudget,
+    Role,
+    RoleBinding,
+    PartialObjectMeta<Namespace>,
+    PartialObjectMeta<Secret>,
+);
