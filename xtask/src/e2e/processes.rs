@@ -61,6 +61,19 @@ impl Process {
         Ok(arguments.map(|argument| String::from_utf8_lossy(argument).into_owned()).collect())
     }
 
+    /// A file that the kernel has about it.
+    pub(super) fn file(self, name: &str) -> anyhow::Result<String> {
+        let path = format!("/proc/{}/{name}", self.0);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))
+    }
+
+    /// Whether its program needs no other file to be loaded.
+    pub(super) fn is_static(self) -> anyhow::Result<bool> {
+        let path = format!("/proc/{}/exe", self.0);
+        let program = fs::read(&path).with_context(|| format!("cannot read {path}"))?;
+        is_static(&program).with_context(|| format!("{path} is no program for this machine"))
+    }
+
     /// Resident memory in MB.
     pub(super) fn resident_mb(self) -> anyhow::Result<f64> {
         self.memory_mb("VmRSS")
@@ -78,6 +91,22 @@ impl Process {
     }
 }
 
+/// Looks through the program headers of a 64-bit ELF file for one that names a loader.
+fn is_static(program: &[u8]) -> Option<bool> {
+    const LOADER: [u8; 4] = 3_u32.to_le_bytes();
+    if !program.starts_with(b"\x7fELF\x02\x01") {
+        return None;
+    }
+    let number = |at: usize, size: usize| -> Option<usize> {
+        let bytes = program.get(at..at + size)?.iter().rev();
+        Some(bytes.fold(0, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let (headers, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+    let kinds = (0..count).map(|index| program.get(headers + index * size..)?.get(..4));
+    let kinds: Option<Vec<_>> = kinds.collect();
+    Some(!kinds?.contains(&LOADER.as_slice()))
+}
+
 fn parse_mb(status: &str, field: &str) -> Option<f64> {
     let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'))?;
     let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
@@ -91,9 +120,11 @@ fn container_id(pod: &Value, container: &str) -> anyhow::Result<String> {
 }
 
 fn status<'a>(pod: &'a Value, container: &str) -> anyhow::Result<&'a Value> {
-    pod["status"]["containerStatuses"]
-        .as_array()
-        .and_then(|statuses| statuses.iter().find(|status| status["name"] == container))
+    ["containerStatuses", "initContainerStatuses"]
+        .into_iter()
+        .filter_map(|kind| pod["status"][kind].as_array())
+        .flatten()
+        .find(|status| status["name"] == container)
         .with_context(|| format!("the pod has no container {container}"))
 }
 
@@ -109,6 +140,19 @@ mod tests {
         assert_eq!(parse_mb(status, "VmRSS"), Some(8.192));
         assert_eq!(parse_mb(status, "VmHWM"), Some(9.216));
         assert_eq!(parse_mb("Name:\tproxy\n", "VmRSS"), None);
+    }
+
+    #[test]
+    fn a_static_program_names_no_loader() {
+        let test = fs::read("/proc/self/exe").unwrap();
+        assert_eq!(is_static(&test), Some(false), "tests are linked dynamically");
+        assert_eq!(is_static(b"#!/bin/sh"), None);
+        let mut program = [0; 64 + 56];
+        program[..6].copy_from_slice(b"\x7fELF\x02\x01");
+        (program[32], program[54], program[56], program[64]) = (64, 56, 1, 1);
+        assert_eq!(is_static(&program), Some(true));
+        program[64] = 3;
+        assert_eq!(is_static(&program), Some(false));
     }
 
     #[test]

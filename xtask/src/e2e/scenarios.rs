@@ -70,6 +70,8 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(shape::declared_port_is_used),
     scenario!(shape::columns_of_kubectl_get),
     scenario!(sidecar::native_calls_outlive_their_pod),
+    scenario!(sidecar::init_container_drains_ahead_of_term),
+    scenario!(sidecar::f30_a_whole_life_from_scratch),
     scenario!(fields::every_field_reaches_the_pod),
     scenario!(fields::every_field_of_a_container_reaches_the_pod),
     scenario!(fields::autoscaling_is_kept_and_not_acted_upon),

@@ -1,8 +1,10 @@
 //! The sidecar in a real pod, with either kind of proxy: our own, and one made of jars on a real JVM.
 
+mod ahead;
 mod jvm;
 mod kind;
 mod memory;
+mod scratch;
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use self::kind::Kind;
-pub(super) use self::{jvm::*, memory::*};
+pub(super) use self::{ahead::*, jvm::*, memory::*, scratch::*};
 use super::manifests::{SERVICE, STORE, with_store};
 use crate::e2e::{
     namespace::{Namespace, READY},
@@ -85,11 +87,8 @@ fn hangs(namespace: &mut Namespace<'_>, kind: Kind) -> anyhow::Result<()> {
 
 /// `kubectl delete pod` with calls under way, and with others under way when the proxy gets its TERM.
 fn drains(namespace: &mut Namespace<'_>, kind: Kind) -> anyhow::Result<()> {
-    // All containers of a deleted pod get TERM at once, and a user function that ends then takes its calls along. So this
-    // one asks to be told when the drain is over.
-    let hook = "    lifecycle: {preStop: {httpGet: {path: /wait-for-drain, port: 8559}}}\n";
-    let service = kind.service(namespace.cluster, "") + hook;
-    let pod = applied(namespace, kind, &service)?;
+    // The hook that the operator gives it keeps the user function until the drain is over.
+    let pod = deployed(namespace, kind, "")?;
     let calls = kind.calls(namespace, &pod, CALLS)?;
     until("all calls are under way", CALL, || {
         let count = kind.under_way(&pod)?;
