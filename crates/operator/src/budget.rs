@@ -13,6 +13,23 @@ use tokio::time::Instant;
 const CALLS_PER_SECOND: f64 = 1_000.0;
 const CALLS_AT_ONCE: f64 = 1_000.0;
 
+/// What a call costs the API server, in calls that write.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cost {
+    /// A look at one object: nothing goes to the disks of etcd, and no watch has to hear of it.
+    Read,
+    Write,
+}
+
+impl Cost {
+    fn calls(self) -> f64 {
+        match self {
+            Self::Read => 0.25,
+            Self::Write => 1.0,
+        }
+    }
+}
+
 /// Calls that may go out at once, and the time when that was so.
 #[derive(Debug)]
 pub(crate) struct Budget(Mutex<(f64, Instant)>);
@@ -23,11 +40,11 @@ impl Budget {
     }
 
     /// Takes one call out, and says how long it has to wait for it.
-    pub(crate) fn take(&self, now: Instant) -> Duration {
+    pub(crate) fn take(&self, cost: Cost, now: Instant) -> Duration {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (calls, since) = *state;
         let gained = now.saturating_duration_since(since).as_secs_f64() * CALLS_PER_SECOND;
-        let calls = (calls + gained).min(CALLS_AT_ONCE) - 1.0;
+        let calls = (calls + gained).min(CALLS_AT_ONCE) - cost.calls();
         *state = (calls, since.max(now));
         Duration::from_secs_f64((-calls).max(0.0) / CALLS_PER_SECOND)
     }
@@ -41,12 +58,21 @@ mod tests {
     fn a_burst_goes_out_at_once_and_the_rest_at_the_rate() {
         let start = Instant::now();
         let budget = Budget::new(start);
-        assert!((0..1_000).all(|_| budget.take(start).is_zero()));
-        assert_eq!(budget.take(start), Duration::from_millis(1));
-        assert_eq!(budget.take(start), Duration::from_millis(2));
+        assert!((0..1_000).all(|_| budget.take(Cost::Write, start).is_zero()));
+        assert_eq!(budget.take(Cost::Write, start), Duration::from_millis(1));
+        assert_eq!(budget.take(Cost::Write, start), Duration::from_millis(2));
         // Half a second later 500 more, less the two that were promised.
         let later = start + Duration::from_millis(500);
-        assert!((0..498).all(|_| budget.take(later).is_zero()));
-        assert!(!budget.take(later).is_zero());
+        assert!((0..498).all(|_| budget.take(Cost::Write, later).is_zero()));
+        assert!(!budget.take(Cost::Write, later).is_zero());
+    }
+
+    #[test]
+    fn four_reads_are_one_write() {
+        let start = Instant::now();
+        let budget = Budget::new(start);
+        assert!((0..4_000).all(|_| budget.take(Cost::Read, start).is_zero()));
+        assert_eq!(budget.take(Cost::Read, start), Duration::from_micros(250));
+        assert_eq!(budget.take(Cost::Write, start), Duration::from_micros(1_250));
     }
 }

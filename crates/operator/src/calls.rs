@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Cost};
 use crate::error::{CALL_TIMEOUT, Error};
 use crate::leadership::{Leadership, Lost};
 
@@ -32,7 +32,7 @@ impl Calls {
         call: impl Future<Output = kube::Result<T>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, Error>> {
         Box::pin(async move {
-            sleep(self.budget.take(Instant::now())).await;
+            sleep(self.budget.take(Cost::Read, Instant::now())).await;
             bounded(verb, kind, name, call).await
         })
     }
@@ -46,7 +46,7 @@ impl Calls {
         call: impl Future<Output = kube::Result<T>> + Send + 'a,
     ) -> BoxFuture<'a, Result<T, Error>> {
         Box::pin(async move {
-            sleep(self.budget.take(Instant::now())).await;
+            sleep(self.budget.take(Cost::Write, Instant::now())).await;
             match self.leadership.guard(bounded(verb, kind, name, call)).await {
                 Ok(answer) => answer,
                 Err(Lost) => {
