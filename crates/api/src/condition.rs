@@ -75,6 +75,10 @@ pub mod reason {
     pub const NOT_OWNED: &str = "NotOwned";
     /// The API server refused an object for what it says.
     pub const REJECTED: &str = "Rejected";
+    /// A store is deleted, and stays until nobody names it.
+    pub const STORE_IN_USE: &str = "StoreInUse";
+    /// The same as [`UNKNOWN_ERROR`], of a store.
+    pub const UNKNOWN_OPERATOR_ERROR: &str = "UnknownOperatorError";
     /// Calls to the API server fail, and are tried again.
     pub const UNKNOWN_ERROR: &str = "UnknownError";
     /// The operator may not do what it has to.

@@ -13,6 +13,8 @@ pub const VERSION: &str = "v1alpha1";
 
 /// Field manager of every server-side apply by the operator.
 pub const FIELD_MANAGER: &str = "cloudstate-operator";
+/// Finalizer of a StatefulStore that stays until no service names it.
+pub const STORE_FINALIZER: &str = "cloudstate.io/protect-store";
 
 /// Labels on the objects that a StatefulService becomes.
 pub mod label {

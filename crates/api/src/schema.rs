@@ -4,6 +4,7 @@
 //! client-side `kubectl apply` keeps it in (262,144 bytes).
 
 use k8s_openapi::api::core::v1::Container;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
@@ -121,6 +122,10 @@ fn list_of(item: &Map<String, Value>, items_max: Option<u32>) -> Schema {
 fn embedded<T: JsonSchema>(generator: &mut SchemaGenerator) -> Map<String, Value> {
     let mut schema = generator.subschema_for::<T>().to_value();
     strip_descriptions(&mut schema);
+    if T::schema_name() == IntOrString::schema_name() {
+        bound(&mut schema);
+    }
+    bound_ports(&mut schema);
     object(schema)
 }
 
@@ -128,6 +133,28 @@ fn object(value: Value) -> Map<String, Value> {
     match value {
         Value::Object(map) => map,
         other => unreachable!("a Kubernetes object has an object for a schema, not {other}"),
+    }
+}
+
+/// Numbers of what may be a text as well have no bounds in the schema, and the operator could not read an
+/// object with a greater one. Quantities, which look the same there, have none.
+fn bound(schema: &mut Value) {
+    if schema["x-kubernetes-int-or-string"] == true {
+        schema["minimum"] = json!(i32::MIN);
+        schema["maximum"] = json!(i32::MAX);
+    }
+}
+
+fn bound_ports(schema: &mut Value) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(port) = map.get_mut("port") {
+                bound(port);
+            }
+            map.values_mut().for_each(bound_ports);
+        }
+        Value::Array(items) => items.iter_mut().for_each(bound_ports),
+        _ => {}
     }
 }
 

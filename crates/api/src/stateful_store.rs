@@ -65,7 +65,7 @@ pub struct StatefulStoreSpec {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreStatus {
-    /// `Ready` and `StatefulStoreValid`, and `ConfigurationDeprecated` when it holds.
+    /// `Ready` and `StatefulStoreValid`, and `ConfigurationDeprecated` and `Stalled` when they hold.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -3,19 +3,25 @@
 //! The answer comes from a pod that the user controls: it is bounded in time and size, and checked
 //! before it gets into a condition.
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use api::contract::{NotReady, port, probe};
 use bytes::Bytes;
+use futures::future::join_all;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const BODY_BYTES_MAX: usize = 16 * 1024;
+/// So many services wait for answers at once, which is a quarter of what is worked on by default.
+const ASKING_MAX: usize = 4;
 
 /// What the sidecar says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,8 +32,50 @@ pub(crate) enum Answer {
     Nothing,
 }
 
+/// Answers by the name of the pod.
+pub(crate) type Answers = BTreeMap<String, Answer>;
+
+/// Asks for all services, few at a time: a pod that says nothing is waited for, and whoever waits holds a
+/// place among the reconciles that run at once.
+#[derive(Debug)]
+pub(crate) struct Asks {
+    places: Semaphore,
+    /// What was said last, by the uid of the service, while it is not ready.
+    known: Mutex<HashMap<String, Answers>>,
+}
+
+impl Default for Asks {
+    fn default() -> Self {
+        Self { places: Semaphore::new(ASKING_MAX), known: Mutex::default() }
+    }
+}
+
+impl Asks {
+    /// What these pods of the service say. While too many others wait for theirs it is what they said last,
+    /// and nothing of those that were not asked yet; a service that is not ready is looked at again soon.
+    pub(crate) async fn ask(&self, service: &str, pods: BTreeMap<String, IpAddr>) -> Answers {
+        if pods.is_empty() {
+            return Answers::new();
+        }
+        let Ok(_place) = self.places.try_acquire() else {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            return known.get(service).cloned().unwrap_or_default();
+        };
+        let asked = pods.into_iter().map(|(pod, address)| async move { (pod, ask(address).await) });
+        let answers: Answers = join_all(asked).await.into_iter().collect();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(service.to_owned(), answers.clone());
+        answers
+    }
+
+    /// The service is ready, or gone.
+    pub(crate) fn forget(&self, service: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(service);
+    }
+}
+
 /// Asks the launcher of the pod at that address.
-pub(crate) async fn ask(address: IpAddr) -> Answer {
+async fn ask(address: IpAddr) -> Answer {
     let address = SocketAddr::new(address, port::ADMIN);
     let answer = tokio::time::timeout(ASK_TIMEOUT, get(address)).await;
     answer.ok().and_then(Result::ok).unwrap_or(Answer::Nothing)
@@ -82,6 +130,24 @@ mod tests {
         let answer = get(address).await;
         server.await.unwrap();
         answer
+    }
+
+    #[tokio::test]
+    async fn who_finds_all_places_taken_gets_what_was_said_last_at_once() {
+        let asks = Asks::default();
+        let pods = || BTreeMap::from([("cart-1".to_owned(), IpAddr::from([127, 0, 0, 1]))]);
+        // Nobody listens at the port of launchers here, and that is soon known.
+        assert_eq!(asks.ask("cart", pods()).await["cart-1"], Answer::Nothing);
+        let taken = asks.places.try_acquire_many(u32::try_from(ASKING_MAX).unwrap()).unwrap();
+        let silent = BTreeMap::from([("cart-1".to_owned(), IpAddr::from([192, 0, 2, 1]))]);
+        let asked = tokio::time::timeout(ASK_TIMEOUT / 2, asks.ask("cart", silent.clone()));
+        assert_eq!(asked.await.unwrap()["cart-1"], Answer::Nothing);
+        let asked = tokio::time::timeout(ASK_TIMEOUT / 2, asks.ask("stock", silent));
+        assert!(asked.await.unwrap().is_empty());
+        asks.forget("cart");
+        assert!(asks.ask("cart", pods()).await.is_empty());
+        drop(taken);
+        assert_eq!(asks.ask("cart", pods()).await.len(), 1);
     }
 
     #[tokio::test]

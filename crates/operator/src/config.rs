@@ -11,7 +11,7 @@ use std::time::Duration;
 use api::contract::ProxyKind;
 use api::environment::value;
 use serde::{Deserialize, Serialize};
-use translate::settings::{Address, Images, Proxy, Rbac, Selector, Switch};
+use translate::settings::{Address, Choice, Images, Proxy, Rbac, Selector, Switch};
 
 pub(crate) use self::live::{Live, Source, open};
 
@@ -122,8 +122,10 @@ pub(crate) struct Settings {
     pub(crate) rollout: Rollout,
     pub(crate) selector: Selector,
     pub(crate) service: Address,
-    /// Whether Secrets that stores name are read.
-    pub(crate) validate_secrets: Switch,
+    /// Whether a store that is deleted stays until no service names it.
+    pub(crate) protect_stores: Switch,
+    /// Whether Secrets that stores name are read; left to the surroundings, where namespaces are listed.
+    pub(crate) validate_secrets: Choice,
     pub(crate) watch: Watch,
 }
 
@@ -190,6 +192,15 @@ impl Settings {
         }
     }
 
+    /// Whether Secrets that stores name are read.
+    pub(crate) fn reads_secrets(&self) -> bool {
+        match self.validate_secrets {
+            Choice::On => true,
+            Choice::Off => false,
+            Choice::Auto => self.watch.listed().is_some(),
+        }
+    }
+
     /// Whether some service may have a proxy made of jars, which needs rights in its namespace.
     pub(crate) fn has_jvm(&self) -> bool {
         self.proxy.image.jvm.is_some()
@@ -224,7 +235,8 @@ impl Default for Settings {
             rollout: Rollout { max_concurrent: 10, interval: Duration::from_secs(2) },
             selector,
             service,
-            validate_secrets: Switch::Off,
+            protect_stores: Switch::Off,
+            validate_secrets: Choice::Off,
             watch: Watch { namespaces: vec!["*".to_owned()] },
         }
     }

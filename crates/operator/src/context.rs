@@ -19,10 +19,12 @@ use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::apply::Waiting;
+use crate::ask::Asks;
 use crate::cache::{Cache, Mark};
 use crate::calls::Calls;
 use crate::config::Live;
 use crate::leadership::Leadership;
+use crate::malformed::Malformed;
 use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
@@ -50,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) reported: Reported,
     pub(crate) pace: Pace,
     pub(crate) waiting: Waiting,
+    pub(crate) asks: Asks,
     pub(crate) given_up: GivenUp,
     pub(crate) throttle: Mutex<Throttle>,
 }
@@ -62,6 +65,7 @@ impl Shared {
         self.left_alone.forget(uid);
         self.waiting.forget(uid);
         self.reported.forget(uid);
+        self.asks.forget(uid);
     }
 }
 
@@ -69,6 +73,7 @@ impl Shared {
 pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) caches: Caches,
+    pub(crate) malformed: Malformed,
 }
 
 impl Deref for Context {

@@ -23,6 +23,7 @@ use self::agenda::{Action, Agenda};
 use crate::cache::{Cache, Cached};
 use crate::context::Context;
 use crate::error::Error;
+use crate::malformed;
 use crate::planted::{self, Bug};
 use crate::trigger::{Trigger, Triggers};
 
@@ -48,7 +49,8 @@ pub(crate) async fn run(
     let stores = stores.run(work.stores, store::reconcile, stop);
     let gone = gone::follow(context, work.gone, stop);
     let all = stop.run_until_cancelled(look_at_everything(context, triggers, everything));
-    futures::join!(services, stores, gone, all);
+    let malformed = stop.run_until_cancelled(malformed::tell(context));
+    futures::join!(services, stores, gone, all, malformed);
 }
 
 /// Has everything looked at now, and whenever what holds for all services is another.
@@ -180,6 +182,17 @@ fn retry(ctx: &Context, uid: &str, generation: Option<i64>) -> Action {
         return Action::await_change();
     }
     Action::requeue(ctx.failures.next_delay(uid, generation))
+}
+
+/// What has failed so often in a row, for some seven seconds, is told.
+const LASTING: u32 = 3;
+
+/// Whether that is worth to be told on the object. Most of what fails goes better at the next try.
+fn is_lasting<K: Resource>(ctx: &Context, object: &K, error: &Error) -> bool {
+    let metadata = object.meta();
+    let failed =
+        ctx.failures.count(metadata.uid.as_deref().unwrap_or_default(), metadata.generation);
+    failed >= LASTING && !matches!(error, Error::NotLeading { .. })
 }
 
 fn log<K: Cached>(object: &ObjectRef<K>, error: &Error) {

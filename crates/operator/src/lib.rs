@@ -20,6 +20,7 @@ mod drift;
 mod error;
 mod leadership;
 mod lease;
+mod malformed;
 mod metrics;
 mod origin;
 #[cfg_attr(
@@ -58,6 +59,7 @@ pub use crate::config::Environment;
 pub use crate::planted::{Bug, plant};
 
 use crate::apply::Waiting;
+use crate::ask::Asks;
 use crate::calls::Calls;
 use crate::config::Source;
 use crate::context::{Failures, GivenUp, LeftAlone, Pace, Shared};
@@ -231,6 +233,7 @@ async fn serve(
         reported: Reported::default(),
         pace: Pace::default(),
         waiting: Waiting::default(),
+        asks: Asks::default(),
         given_up: GivenUp::default(),
         throttle: Mutex::default(),
     });

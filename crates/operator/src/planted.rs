@@ -40,6 +40,8 @@ pub enum Bug {
     DyingServed,
     /// A reconcile that failed is not tried again.
     FailureForgotten,
+    /// A store that is protected goes though services name it.
+    StoreUnguarded,
     /// What only a setting asked for stays when that is off.
     SettingLeavesOver,
     /// What a hand changes in a Deployment that waits for its turn stays.

@@ -14,7 +14,6 @@ use kube::{Api, Resource, ResourceExt};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
-use translate::settings::Switch;
 
 use crate::apply::child::{controller_of, label_of};
 use crate::apply::orphans;
@@ -22,6 +21,7 @@ use crate::cache::{Cache, Cached, Filler, Mark, cache};
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
 use crate::controller;
+use crate::malformed::Malformed;
 use crate::planted::{self, Bug};
 use crate::readiness::Watched;
 use crate::throttle;
@@ -50,7 +50,7 @@ impl Extent {
             namespace,
             accounts: settings.rbac.dedicated_service_account,
             rights: settings.has_jvm(),
-            secrets: settings.validate_secrets == Switch::On,
+            secrets: settings.reads_secrets(),
         };
         match settings.watch.listed() {
             None => vec![extent(None)],
@@ -116,7 +116,8 @@ pub(crate) async fn run(
 ) -> anyhow::Result<()> {
     let triggers = Triggers::default();
     let mut watches = JoinSet::new();
-    let caches = watch_everything(&mut watches, &shared, &extent, &triggers);
+    let malformed = Malformed::default();
+    let caches = watch_everything(&mut watches, &shared, &extent, &triggers, malformed.clone());
     tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
@@ -130,7 +131,7 @@ pub(crate) async fn run(
     );
     // Nobody else sets it.
     let _ = complete_caches.set(caches.clone());
-    let context = Arc::new(Context { shared: Arc::clone(&shared), caches });
+    let context = Arc::new(Context { shared: Arc::clone(&shared), caches, malformed });
     let work = lead(&context, &triggers, &stop);
     tokio::select! {
         () = work => Ok(()),
@@ -171,6 +172,7 @@ fn watch_everything(
     shared: &Arc<Shared>,
     extent: &Extent,
     triggers: &Triggers,
+    malformed: Malformed,
 ) -> Caches {
     let (services, services_writer) = cache();
     let (stores, stores_writer) = cache();
@@ -181,6 +183,7 @@ fn watch_everything(
         triggers: triggers.clone(),
         readiness: shared.readiness.clone(),
         metrics: shared.metrics.clone(),
+        malformed,
     };
     let mut start = Start { tasks, shared, extent, watches, services, stores };
 

@@ -146,11 +146,20 @@ fn bound(facts: &Facts<'_>) -> Option<BoundStore> {
     }
 }
 
-/// The status of a store, of which something may be missing, and which so many services name.
+/// What one reconcile found out about a store.
+#[derive(Default)]
+pub(crate) struct StoreFacts<'a> {
+    pub(crate) missing: Option<&'a Missing>,
+    /// What has failed for a while and is tried again.
+    pub(crate) failed: Option<&'a Error>,
+    /// The services that name it.
+    pub(crate) dependents: &'a [String],
+}
+
+/// The status of a store.
 pub(crate) fn of_store(
     store: &StatefulStore,
-    missing: Option<&Missing>,
-    dependents: usize,
+    facts: &StoreFacts<'_>,
     now: Timestamp,
 ) -> StatefulStoreStatus {
     let previous = store.status.as_ref().map_or(&[][..], |status| &status.conditions);
@@ -160,12 +169,17 @@ pub(crate) fn of_store(
             Verdict::new(kind::STATEFUL_STORE_VALID, status, valid, message),
         ]
     };
-    let verdicts = match (translate::validate_store(store), missing) {
-        (Err(problems), _) => {
+    let mut verdicts = match translate::validate_store(store) {
+        Err(problems) => {
             both(Status::False, reason::STORE_INVALID, problems.reason(), problems.to_string())
         }
-        (Ok(known), missing) => {
-            let mut verdicts = if let Some((reason, message)) = missing.map(missing_words) {
+        Ok(known) => {
+            let mut verdicts = if let Some(error) = facts.failed {
+                let cause = tidy(&Chain(error).to_string(), CAUSE_BYTES_MAX);
+                let message = format!("{cause}; it is tried again");
+                let reason = reason::UNKNOWN_OPERATOR_ERROR;
+                both(Status::Unknown, reason, reason, message)
+            } else if let Some((reason, message)) = facts.missing.map(missing_words) {
                 both(Status::Unknown, reason, reason, message)
             } else {
                 let message = format!("services can use this store of type {:?}", known.kind());
@@ -176,15 +190,26 @@ pub(crate) fn of_store(
         }
     };
     let summary = summary(&verdicts[0]);
+    verdicts.extend(held_up(store, facts.dependents));
     let verdicts: Vec<_> = verdicts.into_iter().map(bounded).collect();
     let generation = store.metadata.generation;
     StatefulStoreStatus {
         conditions: condition::stamp(previous, &verdicts, generation, now),
         observed_generation: generation,
         kind: store.spec.kind.clone(),
-        dependents: Some(i32::try_from(dependents).unwrap_or(i32::MAX)),
+        dependents: Some(i32::try_from(facts.dependents.len()).unwrap_or(i32::MAX)),
         summary: Some(summary),
     }
+}
+
+/// Only there while a store is to go and services name it.
+fn held_up(store: &StatefulStore, dependents: &[String]) -> Option<Verdict> {
+    store.metadata.deletion_timestamp.as_ref()?;
+    let message = format!(
+        "it is deleted, and stays while StatefulServices name it, since the operator's setting protect-stores is on: delete {}, or let them name another",
+        dependents.join(", ")
+    );
+    Some(Verdict::new(kind::STALLED, Status::True, reason::STORE_IN_USE, message))
 }
 
 /// Reason and message.

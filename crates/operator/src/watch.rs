@@ -17,6 +17,7 @@ use tracing::{debug, warn};
 
 use crate::cache::{Cached, Filler, Former};
 use crate::client::WATCH_SECONDS;
+use crate::malformed::Malformed;
 use crate::metrics::Metrics;
 use crate::planted::{self, Bug};
 use crate::readiness::{Readiness, Watched};
@@ -44,6 +45,7 @@ pub(crate) struct Watches {
     pub(crate) triggers: Triggers,
     pub(crate) readiness: Readiness,
     pub(crate) metrics: Metrics,
+    pub(crate) malformed: Malformed,
 }
 
 impl Watches {
@@ -56,8 +58,9 @@ impl Watches {
         filler: Filler<K>,
         on_change: impl Fn(Change<'_, K>) -> Vec<Trigger> + Send + Sync + 'static,
     ) {
-        let events = watcher(api, configure(labels)).try_filter_map(|event| {
-            let event = readable(event);
+        let malformed = self.malformed.clone();
+        let events = watcher(api, configure(labels)).try_filter_map(move |event| {
+            let event = readable(event, &malformed);
             async { Ok(event) }
         });
         tasks.spawn(self.clone().follow(events, filler, on_change));
@@ -169,9 +172,13 @@ fn prune(object: &mut impl Resource) {
 
 /// The event without what nobody reads, or nothing if its object is malformed: one such object must
 /// not stop the watch of all others.
-fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
+fn readable<K: Resource<DynamicType = ()>>(
+    event: Event<DeserializeGuard<K>>,
+    malformed: &Malformed,
+) -> Option<Event<K>> {
     let unwrap = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
+            malformed.forget(&object);
             prune(&mut object);
             Some(object)
         }
@@ -183,6 +190,7 @@ fn readable<K: Resource<DynamicType = ()>>(event: Event<DeserializeGuard<K>>) ->
                 error = invalid.error,
                 "object is malformed and left alone"
             );
+            malformed.found::<K>(&invalid);
             None
         }
     };
@@ -207,7 +215,7 @@ mod tests {
             "apiVersion": "cloudstate.io/v1alpha1", "kind": "StatefulService",
             "metadata": { "name": "cart" }, "spec": spec,
         });
-        readable(Event::InitApply(serde_json::from_value(object).unwrap()))
+        readable(Event::InitApply(serde_json::from_value(object).unwrap()), &Malformed::default())
     }
 
     #[test]

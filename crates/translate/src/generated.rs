@@ -11,7 +11,7 @@ use fastrand::Rng;
 use serde_json::{Map, Value, json};
 
 use crate::settings::{
-    Address, ContactPoints, Images, NativeSidecar, Proxy, Rbac, RbacMode, Selector, Switch,
+    Address, Choice, ContactPoints, Images, Proxy, Rbac, RbacMode, Selector, Switch,
 };
 use crate::{Inputs, Settings};
 
@@ -101,7 +101,7 @@ fn settings(dice: &mut Dice) -> Settings {
                 jvm: Some("registry.example/sidecar-jvm:1".to_owned()),
                 ..Images::default()
             },
-            native_sidecar: dice.one(&[NativeSidecar::Off, NativeSidecar::Auto, NativeSidecar::On]),
+            native_sidecar: dice.one(&[Choice::Off, Choice::Auto, Choice::On]),
             required_contact_points: dice.one(&[
                 ContactPoints::default(),
                 ContactPoints::Auto(crate::settings::AutoWord::Auto),

@@ -41,8 +41,9 @@ pub struct Proxy {
     pub kind: ProxyKind,
     /// Images by store.
     pub image: Images,
-    /// Whether the sidecar is started before the user function and stopped after it.
-    pub native_sidecar: NativeSidecar,
+    /// Whether the sidecar is an init container that stays, which Kubernetes calls a sidecar: started before
+    /// the user function and stopped after it. Left to the surroundings, where the cluster can.
+    pub native_sidecar: Choice,
     /// How many peers a proxy made of jars must find before it forms a cluster.
     pub required_contact_points: ContactPoints,
     /// Whether pods carry the annotations that keep a service mesh out of the proxies' own ports.
@@ -66,11 +67,11 @@ pub struct Images {
     pub jvm: Option<String>,
 }
 
-/// Whether the sidecar is an init container that stays, which Kubernetes calls a sidecar.
+/// Something that is there or not, or as the surroundings say.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum NativeSidecar {
-    /// Where the cluster can.
+pub enum Choice {
+    /// Where the surroundings are right for it.
     Auto,
     /// Always.
     On,
@@ -197,7 +198,7 @@ impl Default for Proxy {
         Self {
             kind: ProxyKind::default(),
             image: Images::default(),
-            native_sidecar: NativeSidecar::default(),
+            native_sidecar: Choice::default(),
             required_contact_points: ContactPoints::default(),
             istio_annotations: true,
         }
@@ -241,7 +242,7 @@ impl Word {
     }
 }
 
-impl<'de> Deserialize<'de> for NativeSidecar {
+impl<'de> Deserialize<'de> for Choice {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Word::deserialize(deserializer)?.into_text().as_str() {
             "auto" => Ok(Self::Auto),

@@ -19,7 +19,7 @@ use self::containers::user_port;
 use self::findings::Findings;
 use self::pod::OUR_ANNOTATIONS;
 use crate::plan::{Account, Place};
-use crate::settings::{NativeSidecar, Selector, Settings, Switch};
+use crate::settings::{Choice, Selector, Settings, Switch};
 use crate::{Binding, Inputs, Known, Plan, Problems, Warning};
 
 /// Checks everything there is to check.
@@ -177,9 +177,9 @@ fn place(
     warnings: &mut Vec<Warning>,
 ) -> Place {
     match settings.proxy.native_sidecar {
-        NativeSidecar::On => {}
-        NativeSidecar::Auto if inputs.native_sidecars => {}
-        NativeSidecar::Auto | NativeSidecar::Off => return Place::Container,
+        Choice::On => {}
+        Choice::Auto if inputs.native_sidecars => {}
+        Choice::Auto | Choice::Off => return Place::Container,
     }
     if !inputs.deployment.as_ref().is_some_and(|deployment| deployment.is_stripped) {
         return Place::InitContainer;

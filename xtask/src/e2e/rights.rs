@@ -13,8 +13,13 @@ use serde_json::Value;
 use super::{audit::Audit, cluster::OPERATOR, namespace::Namespace, wait::until};
 
 /// Rights that the API server asks for within another request, which leaves no trace: with the admission plugin that
-/// our cluster has, an owner reference is refused without the first; a Role is refused to whoever lacks what it gives.
-const UNTRACED: [&str; 2] = ["update statefulservices/finalizers.cloudstate.io", "get pods"];
+/// our cluster has, an owner reference is refused without the first; a Role is refused to whoever lacks what it gives,
+/// and a binding to a `ClusterRole` to whoever may not bind that.
+const UNTRACED: [&str; 3] = [
+    "update statefulservices/finalizers.cloudstate.io",
+    "get pods",
+    "bind clusterroles.rbac.authorization.k8s.io",
+];
 
 /// Roles that installs make, and the one for proxies made of jars. Others may give the operator more for a purpose of their
 /// own.
@@ -26,6 +31,8 @@ pub(super) enum Mode {
     AllNamespaces,
     OneNamespace,
     EverySetting,
+    /// Every setting that needs rights, with `rbac.mode: bind`, but for those to Secrets and stores.
+    Bind,
 }
 
 /// Rights as `<verb> <resource>`.
@@ -122,19 +129,6 @@ pub(super) fn are_used(
     let count = rights.granted.len();
     namespace.cluster.rights.add(mode, rights);
     Ok(count)
-}
-
-/// Whether an operator has asked for no other rights since than it has. Says how many it has: without a Role of before, it
-/// has none to delete.
-pub(super) fn suffice(
-    namespace: &Namespace<'_>,
-    operator_namespace: &str,
-    since: &Audit,
-) -> anyhow::Result<usize> {
-    let Rights { granted, used, denied } = Rights::of(namespace, operator_namespace, since)?;
-    let others: Vec<_> = used.difference(&granted).collect();
-    ensure!(others.is_empty() && denied.is_empty(), "not granted: {others:?}, {denied:?}");
-    Ok(granted.len())
 }
 
 /// Adds to the balance of the mode what an operator has used since that need not be all that it may do.

@@ -8,6 +8,7 @@ use super::{
 const VALUES: &str = include_str!("../../parts/install/values.yaml");
 const SCHEMA: &str = include_str!("../../parts/install/values.schema.json");
 const HELPERS: &str = include_str!("../../parts/install/helpers.tpl");
+const GUARDS: &str = include_str!("../../parts/install/guards.yaml");
 const NOTES: &str = include_str!("../../parts/install/NOTES.txt");
 
 const NAMESPACE: &str = "{{ .Release.Namespace }}";
@@ -25,6 +26,7 @@ pub(super) fn files(definitions: &[(&str, String)]) -> Vec<(&'static str, String
         ("templates/rights.yaml", rights()),
         ("templates/config.yaml", config()),
         ("templates/deployment.yaml", deployment()),
+        ("templates/guards.yaml", GUARDS.to_owned()),
     ]
 }
 
@@ -64,6 +66,7 @@ fn condition(when: When) -> Option<&'static str> {
         When::Always => None,
         When::AllNamespaces => Some("not .Values.namespaces"),
         When::Accounts => Some("dig \"rbac\" \"dedicated-service-account\" false .Values.settings"),
+        When::Protection => Some("hasKey .Values.settings \"protect-stores\""),
         When::Secrets => Some("include \"secrets\" ."),
         When::JvmByRole => Some(
             "and (dig \"proxy\" \"image\" \"jvm\" \"\" .Values.settings) (ne (dig \"rbac\" \"mode\" \"role\" .Values.settings) \"bind\")",

@@ -25,6 +25,8 @@ pub(super) enum When {
     Accounts,
     /// `validate-secrets`.
     Secrets,
+    /// `protect-stores`.
+    Protection,
     /// `proxy.image.jvm`, and `rbac.mode` is `role`.
     JvmByRole,
     /// The same, and `rbac.mode` is `bind`.
@@ -89,6 +91,13 @@ pub(super) const OF_SERVICES: &[Rule] = &[
         "",
         &["serviceaccounts"],
         OWN,
+    ),
+    rule(
+        When::Protection,
+        "The setting protect-stores: finalizers.",
+        "cloudstate.io",
+        &["statefulstores"],
+        &["patch"],
     ),
     rule(When::Secrets, "The setting validate-secrets.", "", &["secrets"], READ),
     rule(

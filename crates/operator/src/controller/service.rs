@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use api::StatefulService;
 use api::condition::{find, kind};
-use futures::future::join_all;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
 use tokio::time::Instant;
 use translate::{Inputs, Plan, render, validate};
 
-use super::AGAIN_DELAY;
 use super::agenda::Action;
+use super::{AGAIN_DELAY, is_lasting};
 use crate::apply::{self, Failure, Held, Refusal, Wrote, origin_of, orphans};
-use crate::ask::ask;
 use crate::context::{Context, spread};
 use crate::diagnose::{self, Diagnosis};
 use crate::error::Error;
@@ -30,8 +28,6 @@ use crate::{dereference, report};
 const UNREADY_DELAY: Duration = Duration::from_secs(2);
 /// What belongs to others is not watched.
 const REFUSED_DELAY: Duration = Duration::from_secs(5);
-/// What has failed so often in a row, for some seven seconds, is told.
-const LASTING: u32 = 3;
 
 pub(crate) async fn reconcile(
     service: Arc<StatefulService>,
@@ -73,12 +69,12 @@ pub(crate) async fn reconcile(
         Ok(outcome) => outcome,
         Err(Failure::Again) => return Ok(Action::requeue(AGAIN_DELAY)),
         Err(Failure::Terminating) => return Ok(Action::await_change()),
-        Err(Failure::Failed(error)) if !is_lasting(&ctx, &service, &error) => return Err(error),
+        Err(Failure::Failed(error)) if !is_lasting(&ctx, &*service, &error) => return Err(error),
         Err(Failure::Failed(error)) => Outcome { failed: Some(error), ..as_it_is() },
         Err(Failure::Refused(refusal)) => Outcome { refusal: Some(refusal), ..as_it_is() },
     };
     let diagnosis = match &outcome.deployment {
-        Some(deployment) if plan.is_ok() => diagnosis(&ctx, deployment).await,
+        Some(deployment) if plan.is_ok() => diagnosis(&ctx, &uid, deployment).await,
         _ => None,
     };
     if !matches!(pause, Some(Pause::Namespace(_))) {
@@ -140,13 +136,6 @@ impl Outcome {
     }
 }
 
-/// Whether that is worth to be told on the service. Most of what fails goes better at the next try.
-fn is_lasting(ctx: &Context, service: &StatefulService, error: &Error) -> bool {
-    let failed =
-        ctx.failures.count(&service.uid().unwrap_or_default(), service.metadata.generation);
-    failed >= LASTING && !matches!(error, Error::NotLeading { .. })
-}
-
 /// Why nothing is to be changed, if so.
 fn paused(ctx: &Context, service: &StatefulService) -> Option<Pause> {
     let namespace = service.namespace().unwrap_or_default();
@@ -189,15 +178,13 @@ async fn look(ctx: &Context, service: &StatefulService) -> Result<Outcome, Failu
 }
 
 /// Why the pods do not serve, if they do not.
-async fn diagnosis(ctx: &Context, deployment: &Deployment) -> Option<Diagnosis> {
+async fn diagnosis(ctx: &Context, service: &str, deployment: &Deployment) -> Option<Diagnosis> {
     if Rollout::of(deployment).is_complete() {
+        ctx.asks.forget(service);
         return None;
     }
     let pods = dereference::pods(&ctx.caches, deployment);
-    let asked = diagnose::whom_to_ask(&pods)
-        .into_iter()
-        .map(|(pod, address)| async move { (pod, ask(address).await) });
-    let answers = join_all(asked).await.into_iter().collect();
+    let answers = ctx.asks.ask(service, diagnose::whom_to_ask(&pods)).await;
     diagnose::diagnose(&pods, &answers)
 }
 

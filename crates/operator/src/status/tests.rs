@@ -162,7 +162,7 @@ fn a_store_of_unknown_type_says_which_types_there_are() {
         "metadata": { "name": "carts" }, "spec": { "type": "Excel" },
     }))
     .unwrap();
-    let status = of_store(&store, None, 0, Timestamp::UNIX_EPOCH);
+    let status = of_store(&store, &StoreFacts::default(), Timestamp::UNIX_EPOCH);
     let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
     assert_eq!((valid.status.as_str(), valid.reason.as_str()), ("False", "UnknownStoreType"));
     assert!(valid.message.contains("\"Excel\"") && valid.message.contains("\"InMemory\""));
@@ -208,7 +208,7 @@ fn plain_text_credentials_are_told_by_field_and_not_by_value() {
         "service": "db", "credentials": { "password": "swordfish" },
         "credentialsFromSecret": { "name": "cart-db" },
     });
-    let status = of_store(&postgres(&config), None, 0, Timestamp::UNIX_EPOCH);
+    let status = of_store(&postgres(&config), &StoreFacts::default(), Timestamp::UNIX_EPOCH);
     let found = condition::find(&status.conditions, "ConfigurationDeprecated").unwrap();
     assert_eq!(found.reason, "PlaintextCredentials");
     assert!(found.message.contains("spec.config.credentials.password"), "{}", found.message);
@@ -219,7 +219,7 @@ fn plain_text_credentials_are_told_by_field_and_not_by_value() {
 #[test]
 fn a_store_tells_all_that_is_wrong_with_it() {
     let store = store_of(&json!({ "type": "Postgres", "config": { "port": 1 } }));
-    let status = of_store(&store, None, 0, Timestamp::UNIX_EPOCH);
+    let status = of_store(&store, &StoreFacts::default(), Timestamp::UNIX_EPOCH);
     let found = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
     assert_eq!((found.status.as_str(), &*found.reason), ("False", "UnspecifiedDeploymentType"));
     for part in ["spec.deployment", "spec.config.service", "spec.config.credentials.password"] {
@@ -300,7 +300,10 @@ fn a_rollout_is_over_when_its_pods_served_once() {
 fn a_store_says_what_it_names_that_is_not_there() {
     let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
     let missing = Missing::Secret { secret: "cart-db".to_owned() };
-    let status = of_store(&postgres(&config), Some(&missing), 3, Timestamp::UNIX_EPOCH);
+    let dependents = ["cart", "stock", "user"].map(str::to_owned);
+    let facts =
+        StoreFacts { missing: Some(&missing), dependents: &dependents, ..StoreFacts::default() };
+    let status = of_store(&postgres(&config), &facts, Timestamp::UNIX_EPOCH);
     let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
     assert_eq!((valid.status.as_str(), &*valid.reason), ("Unknown", "SecretNotFound"));
     assert!(valid.message.contains("\"cart-db\""), "{}", valid.message);
@@ -357,4 +360,33 @@ fn what_keeps_failing_is_told_and_the_status_tells_what_runs() {
     let status = of_service(&facts, Timestamp::UNIX_EPOCH);
     assert_eq!(status.selector.as_deref(), Some("app=former"));
     assert_eq!(status.store.unwrap().name, "carts");
+}
+
+#[test]
+fn a_store_that_is_to_go_names_who_needs_it() {
+    let mut store = store_of(&json!({ "type": "InMemory" }));
+    let dependents = ["cart", "stock"].map(str::to_owned);
+    let facts = StoreFacts { dependents: &dependents, ..StoreFacts::default() };
+    let stalled = |store: &StatefulStore| {
+        let status = of_store(store, &facts, Timestamp::UNIX_EPOCH);
+        condition::find(&status.conditions, "Stalled").cloned()
+    };
+    assert_eq!(stalled(&store), None);
+    store.metadata.deletion_timestamp =
+        serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+    let told = stalled(&store).unwrap();
+    assert_eq!(told.reason, "StoreInUse");
+    assert!(told.message.contains("delete cart, stock"), "{}", told.message);
+}
+
+#[test]
+fn a_store_that_cannot_be_looked_after_says_why() {
+    let config = json!({ "service": "db", "credentialsFromSecret": { "name": "cart-db" } });
+    let error =
+        Error::Timeout { verb: "get", kind: "Secret".to_owned(), name: "cart-db".to_owned() };
+    let facts = StoreFacts { failed: Some(&error), ..StoreFacts::default() };
+    let status = of_store(&postgres(&config), &facts, Timestamp::UNIX_EPOCH);
+    let valid = condition::find(&status.conditions, "StatefulStoreValid").unwrap();
+    assert_eq!((valid.status.as_str(), &*valid.reason), ("Unknown", "UnknownOperatorError"));
+    assert!(valid.message.contains("get Secret \"cart-db\""), "{}", valid.message);
 }

@@ -9,6 +9,7 @@ mod pairs;
 #[cfg(feature = "planted")]
 mod planted;
 mod scenarios;
+mod stores;
 mod traps;
 mod upkeep;
 mod world;

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use operator::{Bug, plant};
 
-use crate::{checks, leftovers, traps};
+use crate::{checks, leftovers, stores, traps};
 
 #[track_caller]
 fn caught<F: Future<Output = ()>>(bug: Bug, check: impl FnOnce() -> F) {
@@ -56,6 +56,11 @@ caught! {
     leftovers:
     SettingLeavesOver by an_account_goes_with_the_last_pod,
     WaitingUnguarded by a_hand_edit_of_what_waits_is_put_back,
+}
+
+caught! {
+    stores:
+    StoreUnguarded by a_store_goes_after_who_needs_it,
 }
 
 caught! {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::Api;
 use kube::api::ListParams;
 use operator::connect;
-use scripted_api::{Fault, Relay, Server, Verb};
+use scripted_api::{Fault, Relay, Server, Store, Verb};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -143,11 +143,19 @@ async fn an_object_that_nobody_can_read_stops_no_other() {
         store.put(&malformed("z"));
     });
     let connection = server.connect();
+    let is_told_of = |store: &Store, name: &str| {
+        store.all().any(|(_, object)| {
+            object["reason"] == "Malformed" && object["regarding"]["name"] == name
+        })
+    };
     run_during(&connection, PLAIN, async {
         let limit = Duration::from_secs(5);
         let followed = tokio::time::timeout(limit, has_image(&server, "cart:1")).await;
         assert!(followed.is_ok(), "one malformed object stops the list");
         rest(&connection).await;
+        for name in ["a", "z"] {
+            assert!(server.with(|store| is_told_of(store, name)), "{name} is not told of");
+        }
         // And in a watch.
         server.with(|store| {
             store.put(&malformed("b"));
@@ -155,6 +163,8 @@ async fn an_object_that_nobody_can_read_stops_no_other() {
         });
         let followed = tokio::time::timeout(limit, has_image(&server, "cart:2")).await;
         assert!(followed.is_ok(), "one malformed object stops the watch");
+        let told = server.until(|store| is_told_of(store, "b"));
+        assert!(tokio::time::timeout(limit, told).await.is_ok(), "b is not told of");
         // And in the list that follows on a gap.
         server.with(|store| {
             store.put(&with_image("cart:3"));

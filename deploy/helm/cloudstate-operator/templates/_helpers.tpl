@@ -7,7 +7,8 @@
 
 {{- /* Not empty when Secrets are to be read. Unquoted, YAML takes `on` for a boolean. */ -}}
 {{- define "secrets" -}}
-{{- if has (toString (get .Values.settings "validate-secrets")) (list "on" "true") -}}true{{- end -}}
+{{- $wanted := toString (get .Values.settings "validate-secrets") -}}
+{{- if or (has $wanted (list "on" "true")) (and (eq $wanted "auto") .Values.namespaces) -}}true{{- end -}}
 {{- end -}}
 
 {{- /* What the ConfigMap says. */ -}}

@@ -47,12 +47,29 @@ pub(super) fn helm_with_every_setting_that_needs_rights(
     let audit = Audit::from_now()?;
     let rbac = json!({ "dedicated-service-account": true });
     // The definitions are the cluster's, and there already.
-    helm_install(namespace, false, &json!({ "validate-secrets": "on", "rbac": rbac }))?;
+    let settings = json!({ "validate-secrets": "auto", "protect-stores": true, "rbac": rbac });
+    helm_install(namespace, false, &settings)?;
+    for guard in ["poddisruptionbudget", "networkpolicy"] {
+        namespace.get(guard, "cloudstate-operator")?;
+    }
+    let monitored = ["template", "x", &chart(), "--set", "podMonitor.enabled=true"];
+    let monitored = namespace.helm(&monitored)?;
+    ensure!(monitored.contains("kind: PodMonitor"), "no PodMonitor:\n{monitored}");
     every_right::use_them(namespace, &namespace.name, &audit)?;
     use_secrets(namespace)?;
+    use_protection(namespace)?;
     use_rights_of_jars(namespace, "role")?;
     let count = rights::are_used(namespace, Mode::EverySetting, &namespace.name, &audit)?;
     namespace.note(format!("all {count} rights used, no other asked for"));
+    // Or nobody would be left to take it off.
+    let unguarded = ["--reuse-values", "--set", "settings.protect-stores=false"];
+    namespace.helm(&[&["upgrade", "cloudstate", &chart()], &unguarded[..]].concat())?;
+    until("no store is guarded any more", READY, || {
+        let stores = namespace.list("statefulstores")?;
+        let guarded = stores.iter().map(|store| &store["metadata"]["finalizers"]);
+        let guarded: Vec<_> = guarded.filter(|finalizers| !finalizers.is_null()).collect();
+        Ok(if guarded.is_empty() { Ok(()) } else { Err(format!("{guarded:?}")) })
+    })?;
     serves_after(namespace, |namespace| namespace.helm(&["uninstall", "cloudstate"]).map(drop))
 }
 
@@ -67,6 +84,8 @@ pub(super) fn helm_with_bind_and_its_definitions(
         namespace.kubectl(&[&["get", "customresourcedefinitions", uids], &named[..]].concat())
     };
     let before = definitions(namespace)?;
+    // As if the mode had been another before: what was made for that is taken back.
+    namespace.apply(FORMER_ROLE)?;
     let audit = Audit::from_now()?;
     let rbac = json!({ "mode": "bind", "dedicated-service-account": true });
     helm_install(namespace, true, &json!({ "rbac": rbac }))?;
@@ -75,8 +94,8 @@ pub(super) fn helm_with_bind_and_its_definitions(
     ensure!(owner == namespace.name, "the definition is part of the release in {owner:?}");
     every_right::use_them(namespace, &namespace.name, &audit)?;
     use_rights_of_jars(namespace, "clusterrole")?;
-    let count = rights::suffice(namespace, &namespace.name, &audit)?;
-    namespace.note(format!("no other than the {count} rights asked for"));
+    let count = rights::are_used(namespace, Mode::Bind, &namespace.name, &audit)?;
+    namespace.note(format!("all {count} rights used, no other asked for"));
     serves_after(namespace, |namespace| namespace.helm(&["uninstall", "cloudstate"]).map(drop))?;
     ensure!(definitions(namespace)? == before, "the definitions went with the release");
     Ok(())
@@ -100,6 +119,8 @@ fn helm_install(
         "sidecarImage": { "repository": sidecar.repository, "tag": sidecar.tag },
         "namespaces": [namespace.name],
         "crds": with_definitions,
+        "podDisruptionBudget": { "enabled": true },
+        "networkPolicy": { "enabled": true },
         "settings": settings,
     });
     let file = layout::root().join("target").join(format!("{}.json", namespace.name));
@@ -204,6 +225,68 @@ spec:
     let cart = Caller::of(namespace, SERVICE)?.cart("anna")?;
     ensure!(cart.len() == 2, "the cart holds {cart:?}");
     Ok(())
+}
+
+/// A Role for proxies made of jars, as the operator makes it where they get their rights by one.
+const FORMER_ROLE: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata:
+  name: cloudstate-pod-reader
+  labels:
+    app.kubernetes.io/managed-by: cloudstate.io
+rules:
+- apiGroups: ['']
+  resources: [pods]
+  verbs: [get, watch, list]
+";
+
+/// A store that is deleted while a service names it stays until none does.
+fn use_protection(namespace: &Namespace<'_>) -> anyhow::Result<()> {
+    namespace.apply(
+        "
+apiVersion: cloudstate.io/v1alpha1
+kind: StatefulStore
+metadata:
+  name: guarded
+spec:
+  type: InMemory
+---
+apiVersion: cloudstate.io/v1alpha1
+kind: StatefulService
+metadata:
+  name: depends
+spec:
+  replicas: 0
+  datastore:
+    name: guarded
+  containers:
+  - image: localhost/nothing:1
+",
+    )?;
+    let store = || namespace.get("statefulstore", "guarded");
+    until("the store is guarded", READY, || {
+        let finalizers = store()?["metadata"]["finalizers"].to_string();
+        Ok(if finalizers.contains("cloudstate.io/protect-store") {
+            Ok(())
+        } else {
+            Err(finalizers)
+        })
+    })?;
+    namespace.kubectl(&["delete", "statefulstore", "guarded", "--wait=false"])?;
+    until("the store says who needs it", READY, || {
+        let store = namespace.kubectl(&["describe", "statefulstore", "guarded"])?;
+        let is_told = store.contains("StoreInUse") && store.contains("delete depends");
+        Ok(if is_told { Ok(()) } else { Err(store) })
+    })?;
+    namespace.kubectl(&["delete", "statefulservice", "depends"])?;
+    until("the store is gone", READY, || {
+        let left = namespace.list("statefulstores")?;
+        let names = left.iter().map(|store| store["metadata"]["name"].to_string());
+        let left: Vec<_> = names.filter(|name| name.contains("guarded")).collect();
+        Ok(if left.is_empty() { Ok(()) } else { Err(left.join(", ")) })
+    })
+    .map(drop)
 }
 
 /// A store with a Secret that is not there.

@@ -1,0 +1,146 @@
+//! Objects that the API server has and we cannot read. They are left out of the caches, so that one of them
+//! stops nothing else, and told of on the object itself.
+//!
+//! The schema lets none in that we know of; a resource definition that somebody changed, or one of a version
+//! to come, may.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::core::error_boundary::InvalidObject;
+use kube::{Resource, ResourceExt};
+use tokio::sync::Notify;
+
+use crate::context::Context;
+
+/// Reason of the event.
+const MALFORMED: &str = "Malformed";
+
+/// What was found by one scope, by kind, namespace and name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Malformed(Arc<Found>);
+
+#[derive(Debug, Default)]
+struct Found {
+    all: Mutex<BTreeMap<Id, Told>>,
+    is_new: Notify,
+}
+
+type Id = (String, Option<String>, String);
+
+#[derive(Debug)]
+struct Told {
+    about: ObjectReference,
+    note: String,
+    done: bool,
+}
+
+impl Malformed {
+    /// An object could not be read.
+    pub(crate) fn found<K: Resource<DynamicType = ()>>(&self, invalid: &InvalidObject) {
+        let metadata = &invalid.metadata;
+        let (kind, name) = (K::kind(&()).into_owned(), metadata.name.clone().unwrap_or_default());
+        let note = format!(
+            "the operator cannot read this {kind}, and leaves it and what belongs to it as they are: {}: put that right",
+            invalid.error
+        );
+        let about = ObjectReference {
+            api_version: Some(K::api_version(&()).into_owned()),
+            kind: Some(kind.clone()),
+            name: Some(name.clone()),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            resource_version: metadata.resource_version.clone(),
+            field_path: None,
+        };
+        let mut all = self.lock();
+        let told = all.entry((kind, metadata.namespace.clone(), name)).or_insert_with(|| Told {
+            about: about.clone(),
+            note: String::new(),
+            done: false,
+        });
+        if told.note != note {
+            *told = Told { about, note, done: false };
+            self.0.is_new.notify_one();
+        }
+    }
+
+    /// An object could be read, or is gone.
+    pub(crate) fn forget<K: Resource<DynamicType = ()>>(&self, object: &K) {
+        let mut all = self.lock();
+        if !all.is_empty() {
+            all.remove(&(K::kind(&()).into_owned(), object.namespace(), object.name_any()));
+        }
+    }
+
+    /// What was not told yet, which it is from now on.
+    fn take(&self) -> Vec<(ObjectReference, String)> {
+        let mut all = self.lock();
+        let untold = all.values_mut().filter(|told| !told.done);
+        let told = untold.map(|told| {
+            told.done = true;
+            (told.about.clone(), told.note.clone())
+        });
+        told.collect()
+    }
+
+    /// Another process may have told before, or nobody.
+    fn tell_all_anew(&self) {
+        self.lock().values_mut().for_each(|told| told.done = false);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Id, Told>> {
+        self.0.all.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells of what is found, as long as this process leads.
+pub(crate) async fn tell(ctx: &Context) {
+    ctx.malformed.tell_all_anew();
+    loop {
+        for (about, note) in ctx.malformed.take() {
+            ctx.publisher.warn(&about, MALFORMED, &note).await;
+        }
+        ctx.malformed.0.is_new.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use api::StatefulService;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    fn metadata() -> ObjectMeta {
+        let (name, namespace) = (Some("cart".to_owned()), Some("shop".to_owned()));
+        ObjectMeta { name, namespace, ..ObjectMeta::default() }
+    }
+
+    #[test]
+    fn each_fault_of_an_object_is_told_once() {
+        let malformed = Malformed::default();
+        let find = |error: &str| {
+            let invalid = InvalidObject { error: error.to_owned(), metadata: metadata() };
+            malformed.found::<StatefulService>(&invalid);
+        };
+        find("a");
+        find("a");
+        assert_eq!(malformed.take().len(), 1);
+        find("a");
+        assert!(malformed.take().is_empty());
+        find("b");
+        let (about, note) = malformed.take().remove(0);
+        assert_eq!(about.name.as_deref(), Some("cart"));
+        assert!(note.contains("as they are: b"), "{note}");
+        malformed.tell_all_anew();
+        assert_eq!(malformed.take().len(), 1);
+
+        let mut service = StatefulService::new("cart", api::StatefulServiceSpec::default());
+        service.metadata = metadata();
+        malformed.forget(&service);
+        malformed.tell_all_anew();
+        assert!(malformed.take().is_empty());
+    }
+}
