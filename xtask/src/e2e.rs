@@ -65,6 +65,20 @@ pub fn run(flags: &flags::E2e) -> anyhow::Result<()> {
     run_on(&cluster, &flags.filters, &mut Tally::default())
 }
 
+/// Measures on the cluster, alone, what only a real one can tell.
+///
+/// # Errors
+/// That something could not be measured, or that the cluster cannot be had.
+pub fn measure() -> anyhow::Result<()> {
+    let cluster = Cluster::prepare().context("there is nothing to measure without the cluster")?;
+    cluster.remove_leftovers()?;
+    let report = Report::default();
+    run_all(&cluster, &scenarios::MEASUREMENTS.iter().collect::<Vec<_>>(), 1, &report);
+    let (_, failed) = report.into_inner().unwrap_or_else(PoisonError::into_inner);
+    ensure!(failed.is_empty(), "failed:\n{}", failed.join("\n"));
+    Ok(())
+}
+
 /// Runs the scenarios, and counts them.
 ///
 /// # Errors
@@ -76,7 +90,7 @@ pub fn run_on(cluster: &Cluster, filters: &[String], tally: &mut Tally) -> anyho
     let begun = Instant::now();
     let (alone, together): (Vec<_>, Vec<_>) =
         chosen.into_iter().partition(|scenario| scenario.alone);
-    let report = Mutex::new((Tally::default(), Vec::new()));
+    let report = Report::default();
     run_all(cluster, &together, WORKERS, &report);
     run_all(cluster, &alone, 1, &report);
     let took = begun.elapsed();

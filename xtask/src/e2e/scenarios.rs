@@ -1,6 +1,7 @@
 //! The scenarios by name.
 
 mod bad_input;
+mod cold_start;
 mod contract;
 mod drift;
 mod every_right;
@@ -114,6 +115,10 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(every_right::rights_of_all_namespaces_are_all_used, alone),
 ];
 
+/// What is measured when somebody asks, and is no promise.
+pub(super) const MEASUREMENTS: &[Scenario] =
+    &[scenario!(cold_start::three_hundred_services_from_cold, alone)];
+
 #[cfg(test)]
 mod tests {
     use std::{collections::BTreeSet, fs};
@@ -123,8 +128,9 @@ mod tests {
 
     #[test]
     fn names_are_distinct_and_fit_into_a_namespace() {
-        let names: BTreeSet<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        assert_eq!(names.len(), ALL.len());
+        let all = || ALL.iter().chain(MEASUREMENTS);
+        let names: BTreeSet<_> = all().map(|scenario| scenario.name).collect();
+        assert_eq!(names.len(), all().count());
         for name in names {
             assert!("e2e-".len() + name.len() <= 63, "{name} is too long for a namespace");
         }
