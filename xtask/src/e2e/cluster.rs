@@ -153,8 +153,29 @@ impl Cluster {
         self.running.handle.kubectl(&[])
     }
 
+    /// Lets stores go that an operator guarded which may be gone: nobody else would.
+    fn unguard_stores(&self) -> anyhow::Result<()> {
+        let run = |arguments: &[&str]| {
+            let output = self.kubectl().args(arguments).output().context("cannot run kubectl")?;
+            let errors = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "kubectl {}: {errors}", arguments.join(" "));
+            Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let namespaces = run(&["get", "namespaces", "--selector", LABEL, "--output=name"])?;
+        for namespace in namespaces.lines().filter_map(|line| line.strip_prefix("namespace/")) {
+            let stores =
+                run(&["get", "statefulstores", "--namespace", namespace, "--output=name"])?;
+            for store in stores.lines() {
+                let none = "--patch={\"metadata\":{\"finalizers\":null}}";
+                run(&["patch", store, "--namespace", namespace, "--type=merge", none])?;
+            }
+        }
+        Ok(())
+    }
+
     /// Removes namespaces that an earlier run left, and waits until they are gone.
     pub(super) fn remove_leftovers(&self) -> anyhow::Result<()> {
+        self.unguard_stores()?;
         let output = self
             .kubectl()
             .args(["delete", "namespaces", "--selector", LABEL, "--wait=false"])
