@@ -44,9 +44,9 @@ pub(crate) async fn reconcile(
     // The same words for the same services.
     dependents.sort();
 
-    let is_protected = settings.protect_stores == Switch::On && !is_left_alone;
-    // Who is left alone and on its way out is not held up by us.
-    if is_going || !is_left_alone {
+    let is_protected = settings.protect_stores == Switch::On;
+    // Where we leave all alone, the guard may be another operator's.
+    if !is_left_alone {
         let is_used = !dependents.is_empty() && !planted::is(Bug::StoreUnguarded);
         let is_guarded = is_protected && (!is_going || is_used);
         if guard(&ctx, &store, is_guarded).await? {

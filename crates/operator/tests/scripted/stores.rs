@@ -67,6 +67,27 @@ async fn the_guard_of_a_store_is_taken_off_with_the_setting() {
     assert_silence(&server, PLAIN, Duration::from_secs(20), "not guarded").await;
 }
 
+/// There the guard is of another operator, or of ours from before.
+#[tokio::test(start_paused = true)]
+async fn a_guard_stays_in_a_namespace_that_is_left_alone() {
+    let cart = service("cart", &json!({ "datastore": { "name": "memory" } }));
+    let server = holding(&[cart, memory()]);
+    settle(&server, PROTECTED).await;
+    server.with(|store| {
+        store.put(&json!({
+            "apiVersion": "v1", "kind": "Namespace", "metadata": {
+                "name": "shop", "annotations": { "cloudstate.io/watch": "disabled" },
+            },
+        }));
+        store.delete(&key("StatefulStore", "memory"), &Value::Null).unwrap();
+    });
+    for settings in [PLAIN, PROTECTED] {
+        let connection = server.connect();
+        run_during(&connection, settings, tokio::time::sleep(Duration::from_mins(3))).await;
+        assert!(server.with(|store| is_guarded(store)), "taken off where nothing is ours");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_cannot_be_looked_after_says_so_until_it_can() {
     let server = holding(&[postgres("db"), secret("MQ==")]);
