@@ -12,7 +12,10 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use api::contract::{env, port, probe};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    net::{Shutdown, shutdown},
+    process::{Pid, Signal, kill_process},
+};
 use testbed::process::{own_address, program};
 
 use crate::moment::Moment;
@@ -82,6 +85,8 @@ pub(crate) struct Supervised {
     admin: SocketAddr,
     management: SocketAddr,
     user_function: SocketAddr,
+    /// Where the user function listens, once it does.
+    arrived: Option<TcpListener>,
 }
 
 /// Settings of the launcher.
@@ -118,6 +123,7 @@ impl Supervised {
             admin: (address, port::ADMIN).into(),
             management,
             user_function: (address, port::USER_DEFAULT).into(),
+            arrived: None,
         })
     }
 
@@ -170,12 +176,12 @@ impl Supervised {
     }
 
     /// Lets a user function listen that says nothing, and gives when it began to.
-    pub(crate) fn bring_user_function(&self) -> Result<Moment> {
+    pub(crate) fn bring_user_function(&mut self) -> Result<Moment> {
         let listener =
             TcpListener::bind(self.user_function).context("the user function cannot listen")?;
         let began = Moment::now();
-        // It listens until this program ends: nobody else has its address.
-        thread::spawn(move || listener.incoming().for_each(drop));
+        self.arrived = Some(listener.try_clone()?);
+        thread::spawn(move || listener.incoming().take_while(Result::is_ok).for_each(drop));
         Ok(began)
     }
 
@@ -209,6 +215,10 @@ impl Supervised {
 
 impl Drop for Supervised {
     fn drop(&mut self) {
+        // Addresses come round again, and the next one at this must find nobody.
+        if let Some(listener) = &self.arrived {
+            let _ = shutdown(listener, Shutdown::Both);
+        }
         // It has usually ended. After a failure, TERM also reaches what stands behind tini.
         if self.process.try_wait().is_ok_and(|status| status.is_none()) {
             let _ = self.terminate();
