@@ -223,8 +223,6 @@ pub struct Supervise {
     pub hang_action: HangAction,
     /// How long a proxy may answer that it serves no calls, although the user function is there; zero is for ever.
     pub stuck_after: Duration,
-    /// Whether a proxy that does not answer is asked for what its threads do: a JVM writes that on QUIT.
-    pub dump: bool,
 }
 
 /// What the user function means for the proxy.

@@ -26,7 +26,7 @@ use crate::{
 /// Without any event for so long this process itself was stopped, e.g. by SIGSTOP or a paused machine: the
 /// prober alone makes one every two seconds. What was counted before says nothing about the proxy then.
 const FROZEN: Duration = Duration::from_secs(4);
-/// How long a proxy that hangs may take to write down what its threads do.
+/// How long a proxy that hangs may take to write down what it is doing.
 const DUMP_TIME: Duration = Duration::from_secs(2);
 /// How long a proxy may take to leave that is to be started again, before it is killed.
 const REPLACE_STOP: Duration = Duration::from_secs(5);
@@ -86,7 +86,7 @@ pub enum Action {
     },
     /// Tell that the proxy hangs.
     TellHang,
-    /// Have the proxy write down what its threads do.
+    /// Have the proxy write down what it is doing.
     Dump,
     /// Send TERM to the proxy's process group.
     Stop,
@@ -197,6 +197,8 @@ pub struct Machine {
     state: State,
     generation: u64,
     answer: Answer,
+    /// When it answered last, or when silence began to count.
+    answered_at: Duration,
     silence: Option<Silence>,
     /// Since when it answers that it serves no calls, while the user function is there.
     unready_since: Option<Duration>,
@@ -235,6 +237,7 @@ impl Machine {
             state,
             generation: 0,
             answer: Answer::Ready,
+            answered_at: Duration::ZERO,
             silence: None,
             unready_since: None,
             stuck_at: None,
@@ -371,6 +374,7 @@ impl Machine {
         let frozen = now.saturating_sub(self.last_event_at);
         if frozen > FROZEN {
             self.silence = None;
+            self.answered_at = now;
             self.unready_since = None;
             // Nor had it any of that time, if it was frozen with us.
             if let State::Starting { since } = &mut self.state {
@@ -476,9 +480,6 @@ impl Machine {
 
     /// A proxy lives and does not answer.
     fn silent(&mut self, why: Why, now: Duration) -> Vec<Action> {
-        if !self.supervise.dump {
-            return self.replace(why, now);
-        }
         self.leave_service(now);
         self.state = State::Dumping { until: now.saturating_add(DUMP_TIME), why };
         vec![Action::Dump]
@@ -526,6 +527,9 @@ impl Machine {
             self.unready_since = None;
         }
         self.answer = answer;
+        if !silent {
+            self.answered_at = now;
+        }
         match self.state {
             // Any answer is a sign of life; whether it is a good one only matters for `/ready`.
             State::Starting { .. } if !silent => {
@@ -541,7 +545,11 @@ impl Machine {
     /// A running proxy does not answer, perhaps not for the first time.
     fn silent_again(&mut self, now: Duration) -> Vec<Action> {
         let Supervise { hang_after, hang_action, .. } = self.supervise;
-        let silence = self.silence.get_or_insert(Silence { since: now, is_told: false });
+        let Some(silence) = &mut self.silence else {
+            // One question alone may have met a bad moment, however long ago the one before was.
+            self.silence = Some(Silence { since: self.answered_at, is_told: false });
+            return Vec::new();
+        };
         if hang_after.is_zero() || now.saturating_sub(silence.since) < hang_after {
             return Vec::new();
         }

@@ -309,13 +309,18 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has the proxy write down what it is doing: a JVM by itself, our own by its page.
+    /// Has the proxy write down what it is doing, unless it was asked to just now.
     fn write_down(&mut self) {
         let (now, before) = (self.board.now(), self.board.look().dumped_at);
         if before.is_some_and(|at| now.saturating_sub(at) < DUMP_INTERVAL) {
             return;
         }
         self.board.note(|facts| facts.dumped_at = Some(now));
+        self.dump();
+    }
+
+    /// A JVM writes down by itself what it is doing, our own proxy has a page for it.
+    fn dump(&mut self) {
         if matches!(self.loaded.config.kind, ProxyKind::Jvm(_)) {
             return self.signal(Leader::dump, "QUIT");
         }
@@ -358,7 +363,7 @@ impl Supervisor<'_> {
                         }
                     }
                     Action::TellHang => self.tell_hang(),
-                    Action::Dump => self.signal(Leader::dump, "QUIT"),
+                    Action::Dump => self.dump(),
                     Action::Stop => self.signal(Leader::stop, "TERM"),
                     Action::Kill => {
                         self.kills.is_ours = true;
@@ -481,7 +486,7 @@ impl Supervisor<'_> {
             let end = end.explained(is_jvm, self.kills.were_for_memory(oom_kills()));
             let pid = self.leader.take().map(Leader::id);
             self.prober = JoinSet::new();
-            info!(pid, %end, "proxy ended");
+            info!(pid, %end, class = self.machine.class_of(end), "proxy ended");
             self.dying = Some((end, Instant::now() + SUCCESSION_PATIENCE));
         }
         // The end is one only once nothing is left of the proxy: another may be started at once.

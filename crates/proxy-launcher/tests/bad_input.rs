@@ -13,7 +13,7 @@ use std::{
     process::Command,
 };
 
-use self::support::{MemoryGroup, PROXY};
+use self::support::{PROXY, group::Group};
 
 const SIZE: &str = "CLOUDSTATE_SIDECAR_JVM_MEMORY";
 const FILE: &str = "CLOUDSTATE_LAUNCHER_CONFIG";
@@ -93,8 +93,8 @@ impl Row {
             fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let words = Path::new(dir).join("words");
-        let group = self.limit.map(MemoryGroup::of_mib);
-        let mut line: Vec<String> = group.iter().flat_map(MemoryGroup::starter).collect();
+        let group = self.limit.map(Group::of_mib);
+        let mut line: Vec<String> = group.iter().flat_map(Group::starter).collect();
         line.push(env!("CARGO_BIN_EXE_proxy-launcher").to_owned());
         line.push(self.verb.to_owned());
         line.extend(self.args.iter().map(|arg| arg.replace("DIR", dir)));

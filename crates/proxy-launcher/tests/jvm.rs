@@ -13,7 +13,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use self::support::{Launcher, MemoryGroup, Setup, get, launcher, launcher_through};
+use self::support::{Launcher, Setup, get, group::Group, launcher, launcher_through};
 
 /// Folder with the compiled program; built once for each run of these tests.
 fn classes() -> &'static str {
@@ -136,7 +136,7 @@ fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
 
 #[test]
 fn f28_a_jvm_that_is_started_again_gets_the_memory_that_there_is_now() {
-    let group = MemoryGroup::of_mib(1_024);
+    let group = Group::of_mib(1_024);
     let starter = group.starter();
     let starter: Vec<_> = starter.iter().map(String::as_str).collect();
     let setup =

@@ -218,7 +218,6 @@ fn supervise(reader: &mut Reader, kind: &ProxyKind) -> Supervise {
         start_timeout: reader.read(START_TIMEOUT, "120s", value::duration),
         hang_after: reader.read(HANG_AFTER, "20s", value::duration),
         stuck_after: reader.read(STUCK_AFTER, stuck_default, value::duration),
-        dump: matches!(kind, ProxyKind::Jvm(_)),
     };
     let sound = reader.is_sound(BACKOFF_INITIAL) && reader.is_sound(BACKOFF_MAX);
     if sound && supervise.backoff_initial > supervise.backoff_max {

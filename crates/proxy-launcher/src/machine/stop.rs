@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use api::contract::{NotReady, reason};
+
 use super::{Action, Draining, KILL_PATIENCE, Machine, State, Then};
 use crate::{
     config::Drain,
@@ -113,9 +115,23 @@ impl Machine {
     }
 
     pub(super) fn stopped(&mut self, end: End) -> Vec<Action> {
+        let class = self.class_of(end);
+        let was_killed = matches!(self.state, State::Killing { .. });
         self.state = State::Stopped;
-        let code = if end.is_clean_stop() { self.clean_code() } else { end.final_code() };
-        vec![Action::Exit { code, words: None }]
+        if end.is_clean_stop() {
+            return vec![Action::Exit { code: self.clean_code(), words: None }];
+        }
+        let message = if was_killed {
+            format!(
+                "the proxy was told to stop, did not in time and was killed ({class}): raise \
+                 spec.terminationGracePeriodSeconds, or see what it waited for in the log of the container \
+                 (kubectl logs --previous)"
+            )
+        } else {
+            format!("the proxy {end} while it was to finish its calls ({class}); {}", end.hint())
+        };
+        let words = Some(NotReady { reason: reason::PROXY_CRASHED.to_owned(), message });
+        vec![Action::Exit { code: end.final_code(), words }]
     }
 
     fn clean_code(&self) -> u8 {

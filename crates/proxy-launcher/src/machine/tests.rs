@@ -29,7 +29,6 @@ fn supervise() -> Supervise {
         hang_after: 20 * SEC,
         hang_action: HangAction::Restart,
         stuck_after: 600 * SEC,
-        dump: false,
     }
 }
 
@@ -76,6 +75,7 @@ struct World {
     /// Those of them that were kills for memory.
     kills_for_memory: Vec<Duration>,
     hangs: u32,
+    dumps: u32,
     exited: Option<(u8, Option<NotReady>)>,
 }
 
@@ -102,6 +102,7 @@ impl World {
             failures: Vec::new(),
             kills_for_memory: Vec::new(),
             hangs: 0,
+            dumps: 0,
             exited: None,
         };
         world.give(Event::Tick);
@@ -140,7 +141,10 @@ impl World {
                         assert!(self.child, "nobody can hang");
                         self.hangs += 1;
                     }
-                    Action::Dump => assert!(self.child, "there is nobody to ask"),
+                    Action::Dump => {
+                        assert!(self.child, "there is nobody to ask");
+                        self.dumps += 1;
+                    }
                     Action::Stop => events.extend(self.stop()),
                     Action::Kill => {
                         assert!(self.child, "there is nobody to kill");
@@ -294,6 +298,9 @@ fn a_proxy_that_ignores_term_is_killed_at_the_deadline_and_not_before() {
     assert_eq!(world.exited, None);
     world.advance(Duration::from_millis(1));
     world.exited_with(KILLED);
+    let message = world.exited.unwrap().1.unwrap().message;
+    let what = "the proxy was told to stop, did not in time and was killed (stop_timeout): raise ";
+    assert!(message.starts_with(what), "{message}");
 }
 
 #[test]
@@ -367,6 +374,11 @@ fn f31_a_crash_while_draining_ends_with_its_code() {
     world.crash(End::Signal(11));
     world.exited_with(139);
     assert_eq!(world.spawns.len(), 1);
+    let (_, words) = world.exited.unwrap();
+    let words = words.unwrap();
+    assert_eq!(words.reason, reason::PROXY_CRASHED);
+    let what = "the proxy was killed by signal 11 while it was to finish its calls (crash); ";
+    assert!(words.message.starts_with(what), "{}", words.message);
 }
 
 #[test]
@@ -374,8 +386,10 @@ fn a_proxy_that_never_answers_is_started_again() {
     let mut world = World::new(1);
     world.temper = Temper::IgnoresTerm;
     world.advance(120 * SEC);
-    assert_eq!(world.stops_of_this_child, 1);
+    assert_eq!((world.dumps, world.stops_of_this_child), (1, 0));
     assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 120s"));
+    world.advance(2 * SEC);
+    assert_eq!(world.stops_of_this_child, 1);
     world.advance(6 * SEC);
     assert_eq!(world.spawns.len(), 2);
 }
@@ -458,10 +472,33 @@ fn a_proxy_that_hangs_is_started_again() {
     silent_for(&mut world, 20);
     assert_eq!(world.stops_of_this_child, 0);
     silent_for(&mut world, 1);
-    assert_eq!((world.stops_of_this_child, world.hangs), (1, 1));
+    assert_eq!((world.dumps, world.stops_of_this_child, world.hangs), (1, 0, 1));
+    assert!(matches!(world.machine.state, State::Dumping { why: Why::Hung, .. }));
     assert!(world.not_ready(reason::PROXY_STARTING).contains("did not answer within 20s"));
+    world.advance(SEC);
+    assert_eq!(world.stops_of_this_child, 1, "it had its time to write down what it does");
     world.advance(6 * SEC);
     assert_eq!(world.spawns.len(), 2);
+}
+
+#[test]
+fn silence_counts_from_the_last_answer_and_one_question_alone_is_none() {
+    let mut world = World::running();
+    world.advance(SEC);
+    // It was asked a second after its last answer, and that question took nearly one by itself.
+    world.advance(Duration::from_millis(900));
+    silent_for(&mut world, 19);
+    assert_eq!(world.hangs, 0, "the last of them 19.9 s after its last answer");
+    silent_for(&mut world, 1);
+    assert_eq!(world.hangs, 1, "20.9 s after it");
+
+    let hasty = Supervise { hang_after: SEC, ..supervise() };
+    let mut world = World::with(hasty, drain(), 1);
+    world.answer(Answer::Ready);
+    world.advance(2 * SEC);
+    world.answer(Answer::Silent("connection refused".to_owned()));
+    world.answer(Answer::Ready);
+    assert_eq!(world.hangs, 0);
 }
 
 #[test]
@@ -475,17 +512,6 @@ fn a_proxy_that_hangs_is_only_told_of_when_that_is_wanted() {
         world.not_ready(reason::PROXY_STARTING);
         world.answer(Answer::Ready);
     }
-}
-
-#[test]
-fn a_jvm_that_hangs_writes_down_what_it_does_first() {
-    let mut world = World::with(Supervise { dump: true, ..supervise() }, drain(), 1);
-    world.answer(Answer::Ready);
-    silent_for(&mut world, 21);
-    assert!(matches!(world.machine.state, State::Dumping { why: Why::Hung, .. }));
-    assert_eq!(world.stops_of_this_child, 0);
-    world.advance(2 * SEC);
-    assert_eq!(world.spawns.len(), 2);
 }
 
 #[test]
@@ -519,7 +545,7 @@ fn an_answer_in_time_is_no_hang() {
         silent_for(&mut world, 19);
         world.answer(Answer::Ready);
     }
-    assert_eq!((world.stops_of_this_child, world.spawns.len()), (0, 1));
+    assert_eq!((world.hangs, world.dumps, world.spawns.len()), (0, 0, 1));
 }
 
 #[test]
@@ -529,7 +555,7 @@ fn a_launcher_that_was_frozen_itself_blames_nobody() {
     world.freeze(60 * SEC);
     silent_for(&mut world, 15);
     world.answer(Answer::Ready);
-    assert_eq!((world.stops_of_this_child, world.spawns.len()), (0, 1));
+    assert_eq!((world.hangs, world.dumps, world.spawns.len()), (0, 0, 1));
     // Nor one that is still starting.
     let mut world = World::new(1);
     for _ in 0..70 {
@@ -537,8 +563,8 @@ fn a_launcher_that_was_frozen_itself_blames_nobody() {
         world.answer(Answer::Silent("not yet".to_owned()));
     }
     world.freeze(90 * SEC);
-    assert_eq!(world.stops_of_this_child, 0);
-    world.advance(51 * SEC);
+    assert_eq!(world.dumps, 0);
+    world.advance(53 * SEC);
     assert_eq!(world.spawns.len(), 2, "it has had its 120 s now");
 }
 
@@ -565,7 +591,7 @@ fn last_words_on_a_proxy_that_hung_say_so_whatever_ended_it() {
 fn term_turns_a_restart_into_a_stop() {
     let mut world = World::new(1);
     world.temper = Temper::IgnoresTerm;
-    world.advance(121 * SEC);
+    world.advance(123 * SEC);
     world.give(Event::Terminate);
     world.not_ready(reason::DRAINING);
     world.advance(5 * SEC);
@@ -582,20 +608,20 @@ fn worlds() -> Vec<(&'static str, World)> {
     };
     let mut backoff = World::running();
     backoff.crash(End::Signal(9));
-    let mut dumping = World::with(Supervise { dump: true, ..supervise() }, drain(), 1);
-    dumping.answer(Answer::Ready);
+    let mut dumping = World::running();
     silent_for(&mut dumping, 21);
     let mut draining = World::running();
     draining.give(Event::Terminate);
     let mut restarting = stubborn(World::running());
     silent_for(&mut restarting, 21);
+    restarting.advance(2 * SEC);
     let mut stopping = stubborn(World::running());
     stopping.give(Event::Terminate);
     stopping.advance(10 * SEC);
     let mut killing = World::running();
     killing.temper = Temper::Undead;
     silent_for(&mut killing, 21);
-    killing.advance(4 * SEC);
+    killing.advance(6 * SEC);
     let mut failed = World::new(1);
     failed.crash(End::Code(78));
     let mut stopped = World::running();

@@ -7,7 +7,7 @@ use tracing::{error, info, warn};
 use super::Supervisor;
 use crate::{
     cgroup,
-    config::{self, Drain, Setting, Supervise, Surroundings},
+    config::{self, Drain, Setting, Surroundings},
 };
 
 /// Beginnings of the keys that take effect at once.
@@ -44,8 +44,7 @@ impl Supervisor<'_> {
         self.log.set_format(new.config.log_format);
         (config.log_level, config.log_format) = (new.config.log_level, new.config.log_format);
         // What follows from the kind of proxy stays: that is not changed here.
-        config.supervise =
-            Supervise { dump: config.supervise.dump, ..new.config.supervise.clone() };
+        config.supervise = new.config.supervise.clone();
         config.drain = Drain { is_told: config.drain.is_told, ..new.config.drain.clone() };
         self.machine.reconfigure(config.supervise.clone(), config.drain.clone());
         self.loaded.tell_time_of(&new);

@@ -1,9 +1,9 @@
-//! A proxy that does as it is told by its arguments, for `tests/launcher.rs`.
+//! A proxy that does as it is told by its arguments, for `tests/launcher`.
 //!
 //! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
 //! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
 //! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
-//! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory and uses it,
+//! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory, uses it and keeps it,
 //! `--stall` does nothing from then on, `--calls FILE` says among its metrics that so many calls are under way,
 //! told to hold, it says so and is not ready, until it is told to serve again;
 //! `--exit-once CODE FILE` leaves at once unless FILE exists, which it creates.
@@ -67,7 +67,7 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
             }
             "--hog" => {
                 let memory = vec![1_u8; value()?.parse::<usize>()? << 20];
-                std::hint::black_box(&memory);
+                std::hint::black_box(memory.leak());
             }
             _ => return Err(format!("unknown argument {arg}").into()),
         }

@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "clippy.toml frees tests, and these are their helpers")]
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod group;
+pub(crate) mod story;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::{self, File},
     io::{self, PipeWriter, Read, Write},
@@ -13,12 +16,14 @@ use std::{
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+use self::story::Story;
 
 /// Far beyond what anything here takes, also on a machine that is busy with other things.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -158,6 +163,24 @@ impl Launcher {
         let (status, body) = self.ask("GET", path).unwrap();
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).unwrap()
+    }
+
+    /// The value of one of the metrics, named without the prefix that all have; zero while it is not there.
+    pub(crate) fn metric(&self, name: &str) -> u64 {
+        let (_, page) = self.ask("GET", "/metrics").unwrap_or_default();
+        value_of(&page, name).unwrap_or_default()
+    }
+
+    /// Waits for the launcher's end and gives the last page of metrics before it. The launcher stays for a moment
+    /// while somebody is connected: this is.
+    pub(crate) fn last_metrics(&self) -> String {
+        let _held = self.connect();
+        let mut last = String::new();
+        while let Some((_, page)) = self.ask("GET", "/metrics") {
+            last = page;
+            thread::sleep(Duration::from_millis(2));
+        }
+        last
     }
 
     /// Waits for a line of the metrics.
@@ -310,6 +333,11 @@ impl Launcher {
         fs::read_to_string(self.folder.path().join("words")).unwrap()
     }
 
+    /// When something was written into the termination file.
+    pub(crate) fn words_written_at(&self) -> SystemTime {
+        fs::metadata(self.folder.path().join("words")).unwrap().modified().unwrap()
+    }
+
     /// Waits for a piece of text in the termination file.
     #[track_caller]
     pub(crate) fn await_words(&self, text: &str) {
@@ -327,10 +355,9 @@ impl Launcher {
         fs::read_to_string(self.folder.path().join("log")).unwrap()
     }
 
-    /// The days of all lines of the launcher's log.
-    pub(crate) fn days(&self) -> BTreeSet<String> {
-        let day = |line: &Value| line["timestamp"].as_str().map(|time| time[..10].to_owned());
-        self.log().iter().filter_map(day).collect()
+    /// What has happened so far.
+    pub(crate) fn story(&self) -> Story {
+        Story::of(self.log())
     }
 
     /// Every line of the launcher's log.
@@ -339,7 +366,7 @@ impl Launcher {
     }
 
     #[track_caller]
-    fn eventually<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
+    pub(crate) fn eventually<T>(&self, what: &str, look: impl Fn() -> Option<T>) -> T {
         eventually(what, || self.raw_log(), look)
     }
 }
@@ -452,54 +479,18 @@ pub(crate) fn ask_with(
     Some((status, body.to_owned()))
 }
 
+/// The whole number that a metric has on that page, named without the prefix that all have.
+pub(crate) fn value_of(page: &str, name: &str) -> Option<u64> {
+    let mut values = page.lines().filter_map(|line| {
+        let (found, value) = line.strip_prefix("cloudstate_launcher_")?.rsplit_once(' ')?;
+        (found == name).then(|| value.parse().unwrap())
+    });
+    values.next()
+}
+
 /// Body of a GET that went well.
 pub(crate) fn get(port: u16, path: &str) -> Option<String> {
     ask(port, "GET", path).filter(|(status, _)| *status == 200).map(|(_, body)| body)
-}
-
-/// A control group with a memory limit, removed when dropped. Wants root and a mounted controller, as the
-/// end-to-end tests do.
-pub(crate) struct MemoryGroup {
-    group: PathBuf,
-    limit: PathBuf,
-}
-
-impl MemoryGroup {
-    pub(crate) fn of_mib(mib: u64) -> Self {
-        static MADE: AtomicU16 = AtomicU16::new(0);
-        let name = format!(
-            "launcher-test-{}-{}",
-            std::process::id(),
-            MADE.fetch_add(1, Ordering::Relaxed)
-        );
-        let root = PathBuf::from("/sys/fs/cgroup");
-        let (group, limit) = if root.join("cgroup.controllers").exists() {
-            (root.join(name), "memory.max")
-        } else {
-            (root.join("memory").join(name), "memory.limit_in_bytes")
-        };
-        fs::create_dir(&group).unwrap();
-        let made = Self { limit: group.join(limit), group };
-        made.resize(mib);
-        made
-    }
-
-    pub(crate) fn resize(&self, mib: u64) {
-        fs::write(&self.limit, (mib << 20).to_string()).unwrap();
-    }
-
-    /// A command that enters the group and becomes what its further arguments say.
-    pub(crate) fn starter(&self) -> [String; 4] {
-        let script = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", self.group.display());
-        ["/bin/sh".to_owned(), "-c".to_owned(), script, "sh".to_owned()]
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        // The launcher in it may be dying still.
-        let _ = fs::remove_dir(&self.group);
-    }
 }
 
 /// Asserts that something can be done in less than `limit`. The fastest of some tries counts: on a busy machine any
@@ -519,7 +510,11 @@ pub(crate) fn takes_less_than(limit: Duration, mut attempt: impl FnMut() -> Dura
 }
 
 #[track_caller]
-fn eventually<T>(what: &str, context: impl Fn() -> String, look: impl Fn() -> Option<T>) -> T {
+pub(crate) fn eventually<T>(
+    what: &str,
+    context: impl Fn() -> String,
+    look: impl Fn() -> Option<T>,
+) -> T {
     let started = Instant::now();
     loop {
         if let Some(found) = look() {

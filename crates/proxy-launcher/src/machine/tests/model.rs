@@ -98,7 +98,6 @@ proptest! {
         gate in any::<bool>(),
         restart in any::<bool>(),
         give_up in any::<bool>(),
-        dump in any::<bool>(),
         restarts in prop_oneof![
             4 => Just(Restart::Always), 1 => Just(Restart::OnFailure), 1 => Just(Restart::Never)
         ],
@@ -111,7 +110,7 @@ proptest! {
             give_up_after: if give_up { 90 * SEC } else { Duration::ZERO },
             ..user_function()
         };
-        let supervise = Supervise { dump, restart: restarts, hang_action, ..supervise() };
+        let supervise = Supervise { restart: restarts, hang_action, ..supervise() };
         let mut world = World::beside(user_function, supervise, drain(), seed);
         for step in steps {
             walk(&mut world, step);

@@ -1,0 +1,233 @@
+//! TERM and INT, in every state and against every resistance.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use super::{
+    SERVES,
+    support::{self, Launcher, Setup, launcher, takes_less_than},
+};
+
+const GRACE: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
+const PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
+
+#[test]
+fn a_second_interrupt_kills() {
+    let mut launcher = launcher(&["--ignore-term"]).start();
+    launcher.await_ready();
+    launcher.signal(Signal::INT);
+    launcher.await_metric("cloudstate_launcher_signals_total{signal=\"INT\"} 1");
+    launcher.signal(Signal::INT);
+    assert_eq!(launcher.await_exit(), 137);
+}
+
+#[test]
+fn term_serves_on_while_endpoints_are_withdrawn() {
+    let mut launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "2s").start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "the pod is being stopped");
+    assert!(proxy.is_running());
+    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+
+    assert_eq!(launcher.await_exit(), 0);
+    assert!(asked.elapsed() >= Duration::from_secs(2));
+}
+
+#[test]
+fn an_interrupt_skips_the_delay() {
+    let mut launcher = launcher(SERVES)
+        .env("TERMINATION_GRACE_PERIOD_SECONDS", "600")
+        .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "300s")
+        .start();
+    launcher.await_ready();
+    launcher.signal(Signal::INT);
+    assert_eq!(launcher.await_exit(), 0);
+}
+
+#[test]
+fn f11_a_thousand_terms_are_one() {
+    let mut launcher = launcher(SERVES).env(PRE_DELAY, "3s").start();
+    launcher.await_ready();
+    for _ in 0..100 {
+        for _ in 0..10 {
+            launcher.signal(Signal::TERM);
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+    // Several that arrive at once are one to the kernel.
+    let received = json!({ "message": "signal received", "signal": "TERM" });
+    launcher.eventually("all of them counted", || {
+        let counted = launcher.metric("signals_total{signal=\"TERM\"}");
+        let told = launcher.story().all(&received).len();
+        (counted > 0 && usize::try_from(counted) == Ok(told)).then_some(())
+    });
+    assert_eq!(launcher.await_exit(), 0);
+
+    let mut story = launcher.story();
+    let number = story.all(&received).len();
+    assert!((1..=1_000).contains(&number), "{number}");
+    for once in [
+        json!({ "message": "drain", "drain": "under way" }),
+        json!({ "message": "state changed", "to": "draining" }),
+        json!({ "message": "state changed", "to": "stopping" }),
+        json!({ "message": "signal sent to the proxy's group" }),
+    ] {
+        assert_eq!(story.all(&once).len(), 1, "{once}");
+    }
+    let first = story.then(&received);
+    let told =
+        story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "TERM" }));
+    assert!(told.since(first) >= Duration::from_secs(3), "none of them makes it any shorter");
+}
+
+/// What Kubernetes gives a launcher of the tests below, which all have something to do with it.
+const SIX: Duration = Duration::from_secs(6);
+
+/// Sends TERM and waits for the end, which must come before Kubernetes' own KILL would.
+#[track_caller]
+fn leaves_with(launcher: &mut Launcher, code: i32) {
+    let asked = Instant::now();
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), code, "{}", launcher.raw_log());
+    assert!(asked.elapsed() < SIX, "{:?}", asked.elapsed());
+}
+
+fn hour(setup: Setup) -> Setup {
+    let setup = setup.env("CLOUDSTATE_LAUNCHER_BACKOFF_MAX", "1h");
+    setup.env("CLOUDSTATE_LAUNCHER_BACKOFF_INITIAL", "1h")
+}
+
+#[test]
+fn f12_term_finds_a_way_out_of_every_state() {
+    let six = |script: &[&str]| launcher(script).env(GRACE, "6");
+    let mut waiting = six(&["--ready", "x"])
+        .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "gate")
+        .env("USER_FUNCTION_PORT", &support::free_port().to_string())
+        .start();
+    waiting.await_not_ready("UserFunctionUnreachable", "the proxy is started once");
+    let mut starting = six(&["--orphan", "1000", "--stall"]).start();
+    starting.await_not_ready("ProxyStarting", "the proxy does not answer");
+    let mut running = six(SERVES).start();
+    running.await_ready();
+    let mut backoff = hour(six(&["--exit", "1"])).start();
+    backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
+    let mut draining = six(SERVES).env(PRE_DELAY, "3s").start();
+    draining.await_ready();
+    draining.signal(Signal::TERM);
+    for (launcher, state) in [
+        (&mut waiting, "waiting"),
+        (&mut starting, "starting"),
+        (&mut running, "running"),
+        (&mut backoff, "backoff"),
+        (&mut draining, "draining"),
+    ] {
+        launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
+        leaves_with(launcher, 0);
+    }
+}
+
+#[test]
+fn f12_term_finds_a_way_out_while_a_proxy_is_replaced() {
+    let hangs = |script: &[&str], state: &str| {
+        let launcher =
+            launcher(script).env(GRACE, "6").env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "1s").start();
+        launcher.await_ready();
+        launcher.await_proxy(1).signal(Signal::STOP);
+        launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
+        launcher
+    };
+    // Asleep, it hears no TERM, and is killed in time: 137 is its own end, not the launcher's.
+    for (script, state) in [(SERVES, "dumping"), (&["--ignore-term"], "stopping")] {
+        leaves_with(&mut hangs(script, state), 137);
+    }
+    let mut wakes = hangs(SERVES, "dumping");
+    wakes.await_proxy(1).signal(Signal::CONT);
+    leaves_with(&mut wakes, 0);
+}
+
+/// Has a launcher come to its end, and sends TERM while it lets those hear of it who are still there.
+fn term_at_the_end(state: &str, begin: impl Fn(&Launcher)) -> Option<i32> {
+    let mut launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_BUDGET", "0").start();
+    launcher.await_ready();
+    let _held = launcher.connect().unwrap();
+    begin(&launcher);
+    let wanted = format!("state{{state=\"{state}\"}}");
+    while let Some((_, page)) = launcher.ask("GET", "/metrics") {
+        if support::value_of(&page, &wanted) == Some(1) {
+            launcher.signal(Signal::TERM);
+            let was_there = launcher.process().is_running();
+            return was_there.then(|| launcher.await_exit());
+        }
+    }
+    None
+}
+
+#[test]
+fn f12_term_changes_nothing_at_the_end() {
+    // It stays for a fifth of a second, which a busy machine can miss.
+    const TRIES: usize = 10;
+    let codes = |state: &str, begin: &dyn Fn(&Launcher)| {
+        (0..TRIES).find_map(|_| term_at_the_end(state, begin))
+    };
+    let fails = |launcher: &Launcher| launcher.await_proxy(1).signal(Signal::ABORT);
+    assert_eq!(codes("failed", &fails), Some(134), "the code stands");
+    assert_eq!(codes("stopped", &|launcher| launcher.signal(Signal::TERM)), Some(0));
+}
+
+#[test]
+fn f13_a_proxy_that_ignores_term_is_killed_when_time_is_up() {
+    const TIME: Duration = Duration::from_secs(3);
+    const OFF: Duration = Duration::from_millis(100);
+    takes_less_than(TIME + OFF, || {
+        let mut launcher = launcher(&["--ignore-term"])
+            .env(GRACE, "5")
+            .env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "2s")
+            .start();
+        launcher.await_ready();
+        let proxy = launcher.await_proxy(1);
+        launcher.signal(Signal::TERM);
+        launcher.signal(Signal::TERM);
+        let page = launcher.last_metrics();
+        assert_eq!(launcher.await_exit(), 137);
+        assert!(proxy.is_buried());
+        let (reason, message) = launcher.not_ready_words();
+        assert_eq!(reason, "ProxyCrashed");
+        assert!(message.contains("was killed (stop_timeout): raise "), "{message}");
+
+        let mut story = launcher.story();
+        let asked = story.then(&json!({ "message": "signal received", "signal": "TERM" }));
+        let killed =
+            story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "KILL" }));
+        story.then(&json!({ "message": "proxy ended", "class": "stop_timeout" }));
+        let took = killed.since(asked);
+        assert!(took + OFF > TIME, "{took:?}");
+        // A launcher that leaves lets others look for a fifth of a second, which a busy machine can miss.
+        let is_seen = support::value_of(&page, "drain_forced_total") == Some(1);
+        if is_seen { took } else { Duration::MAX }
+    });
+}
+
+#[test]
+fn f31_a_proxy_that_crashes_while_calls_are_drained_is_the_last() {
+    let mut launcher = launcher(SERVES).env(PRE_DELAY, "10s").start();
+    launcher.await_ready();
+    launcher.signal(Signal::TERM);
+    launcher.await_not_ready("Draining", "");
+    launcher.await_proxy(1).signal(Signal::ABORT);
+    assert_eq!(launcher.await_exit(), 134);
+    let mut story = launcher.story();
+    story.then(&json!({ "message": "proxy ended", "class": "crash" }));
+    assert_eq!(story.all(&json!({ "message": "proxy started" })).len(), 1);
+    let (reason, message) = launcher.not_ready_words();
+    assert_eq!(reason, "ProxyCrashed");
+    let what = "the proxy was killed by signal 6 while it was to finish its calls (crash); ";
+    assert!(message.starts_with(what), "{message}");
+}
