@@ -20,6 +20,7 @@ mod drift;
 mod error;
 mod leadership;
 mod lease;
+mod left_over;
 mod malformed;
 mod metrics;
 mod origin;

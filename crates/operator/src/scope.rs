@@ -21,6 +21,7 @@ use crate::cache::{Cache, Cached, Filler, Mark, cache};
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
 use crate::controller;
+use crate::left_over::LeftOver;
 use crate::malformed::Malformed;
 use crate::planted::{self, Bug};
 use crate::readiness::Watched;
@@ -29,9 +30,13 @@ use crate::trigger::{Trigger, Triggers};
 use crate::watch::{Change, Watches};
 
 /// What the objects of a service carry, also those that several services share.
-const MANAGED: &str = "app.kubernetes.io/managed-by=cloudstate.io";
+pub(crate) const MANAGED: &str = "app.kubernetes.io/managed-by=cloudstate.io";
 /// A Secret whose change is to start pods anew.
 const RELOAD: &str = "cloudstate.io/reload=true";
+/// Kinds that are watched for `rbac.dedicated-service-account`.
+const ACCOUNTS: &[&str] = &["ServiceAccount"];
+/// Kinds that are watched for `proxy.image.jvm`.
+const RIGHTS: &[&str] = &["Role", "RoleBinding"];
 
 /// What is watched together; another one means other watches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,15 +81,32 @@ impl Extent {
             return;
         }
         let may_go = |namespace: &str| !shared.given_up.contains(namespace);
-        let may_watch = |kinds: &[&str]| {
-            kinds.iter().all(|kind| !shared.readiness.is_forbidden(self.name(), kind))
-        };
         let has_accounts = || orphans::has_accounts(caches, may_go);
         let has_rights = || orphans::namespaces_with_rights(caches).iter().any(|name| may_go(name));
-        let accounts = former.accounts && may_watch(&["ServiceAccount"]) && has_accounts();
-        let rights = former.rights && may_watch(&["Role", "RoleBinding"]) && has_rights();
-        self.accounts |= accounts;
-        self.rights |= rights;
+        self.accounts |= former.accounts && self.may_watch(shared, ACCOUNTS) && has_accounts();
+        self.rights |= former.rights && self.may_watch(shared, RIGHTS) && has_rights();
+    }
+
+    /// Watches what was found of settings that are off. What turns out not to be for us to watch is given up.
+    pub(crate) fn take_up(&mut self, left: &mut LeftOver, shared: &Shared) {
+        left.accounts &= self.may_watch(shared, ACCOUNTS);
+        left.rights &= self.may_watch(shared, RIGHTS);
+        self.accounts |= left.accounts;
+        self.rights |= left.rights;
+    }
+
+    fn may_watch(&self, shared: &Shared, kinds: &[&str]) -> bool {
+        kinds.iter().all(|kind| !shared.readiness.is_forbidden(self.name(), kind))
+    }
+
+    /// Whether accounts are watched, and whether rights are.
+    pub(crate) fn watches(&self) -> (bool, bool) {
+        (self.accounts, self.rights)
+    }
+
+    /// None where all are meant.
+    pub(crate) fn namespace(&self) -> Option<&str> {
+        self.namespace.as_deref()
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -96,7 +118,7 @@ impl Extent {
         self.namespace.as_deref().is_none_or(|own| own == namespace)
     }
 
-    fn api<K>(&self, shared: &Shared) -> Api<K>
+    pub(crate) fn api<K>(&self, shared: &Shared) -> Api<K>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
     {

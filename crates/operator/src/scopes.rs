@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::context::{Caches, Shared};
+use crate::left_over::{self, LeftOver};
 use crate::scope::{self, Extent};
 use crate::throttle;
 
@@ -32,9 +33,18 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
     let mut running = BTreeMap::<Extent, Running>::new();
     let mut look = interval(LEFT_OVER_PERIOD);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    // What settings that are off have left from before, by the names of extents: nothing as long as it is not known,
+    // and again once it is watched.
+    let mut left = BTreeMap::<String, LeftOver>::new();
+    let mut looks = JoinSet::new();
     loop {
         let mut wanted = Extent::all(&settings.borrow_and_update());
         for extent in &mut wanted {
+            let left = left.entry(extent.name().to_owned()).or_insert_with(|| {
+                looks.spawn(left_over::look(Arc::clone(shared), extent.clone()));
+                LeftOver::default()
+            });
+            extent.take_up(left, shared);
             for (former, scope) in &running {
                 if let Some(caches) = scope.caches.get() {
                     extent.keep_left_over(former, caches, shared);
@@ -58,6 +68,16 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
                 scope
             });
         }
+        for (extent, scope) in &running {
+            let (accounts, rights) = extent.watches();
+            if scope.caches.get().is_some()
+                && let Some(left) = left.get_mut(extent.name())
+            {
+                // From here on its caches say what is left.
+                left.accounts &= !accounts;
+                left.rights &= !rights;
+            }
+        }
         // Also what a scope that has ended only now was still at.
         throttle::keep_watched(shared, |namespace| {
             running.keys().any(|extent| extent.covers(namespace))
@@ -68,6 +88,10 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
             () = shutdown.cancelled() => break,
             // Those that were told to stop end as well, and in order.
             Some(ended) = tasks.join_next() => ended??,
+            Some(looked) = looks.join_next() => {
+                let (name, found) = looked?;
+                left.insert(name, found);
+            }
             changed = settings.changed() => {
                 changed?;
                 // Who turns such a setting on gives the rights for it.

@@ -21,12 +21,14 @@ pub enum Verb {
     Replace,
     /// That an object is no more.
     Delete,
+    /// What this client may do: nothing is kept of it.
+    Review,
 }
 
 impl Verb {
     /// Whether it changes something.
     pub fn is_write(self) -> bool {
-        !matches!(self, Self::Get | Self::List | Self::Watch)
+        !matches!(self, Self::Get | Self::List | Self::Watch | Self::Review)
     }
 }
 

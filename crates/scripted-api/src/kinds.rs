@@ -60,9 +60,16 @@ const fn with_status(kind: Kind) -> Kind {
     Kind { has_generation: true, has_status: true, ..kind }
 }
 
+/// Asks whether the client may do something. There are no objects of it.
+pub(crate) const REVIEW: Kind = Kind {
+    is_namespaced: false,
+    ..kind("authorization.k8s.io", "v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview")
+};
+
 /// Every kind there is.
-pub const KINDS: [Kind; 15] = [
+pub const KINDS: [Kind; 16] = [
     with_status(kind("apps", "v1", "deployments", "Deployment")),
+    REVIEW,
     with_status(kind("cloudstate.io", "v1alpha1", "statefulservices", "StatefulService")),
     with_status(kind("cloudstate.io", "v1alpha1", "statefulstores", "StatefulStore")),
     kind("", "v1", "configmaps", "ConfigMap"),

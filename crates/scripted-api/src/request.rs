@@ -6,7 +6,7 @@ use http::{Method, request::Parts};
 use serde_json::{Value, json};
 
 use crate::fault::{Call, Verb};
-use crate::kinds::{KINDS, Kind};
+use crate::kinds::{KINDS, Kind, REVIEW};
 use crate::store::{Key, Refusal};
 
 /// What a request asks for.
@@ -64,6 +64,8 @@ impl Request {
         };
         let watches = query.get("watch").is_some_and(|value| value == "true" || value == "1");
         let verb = match (&parts.method, name.is_empty()) {
+            (&Method::POST, true) if kind == REVIEW => Verb::Review,
+            _ if kind == REVIEW => return Err(unknown()),
             (&Method::GET, true) if watches => Verb::Watch,
             (&Method::GET, true) => Verb::List,
             (&Method::GET, false) => Verb::Get,
@@ -100,6 +102,28 @@ impl Request {
 
     pub(crate) fn is_strategic(&self) -> bool {
         self.content_type.starts_with("application/strategic-merge-patch")
+    }
+
+    /// The call that a review asks about.
+    pub(crate) fn reviewed(&self, body: &Value) -> Result<Call, Refusal> {
+        let asked = &body["spec"]["resourceAttributes"];
+        let text = |field: &str| asked[field].as_str().unwrap_or_default();
+        let is_it = |kind: &&Kind| kind.group == text("group") && kind.plural == text("resource");
+        let kind = KINDS.iter().find(is_it).copied();
+        let kind =
+            kind.ok_or_else(|| Refusal::bad(format!("a review of {asked} is not served")))?;
+        let verb = match text("verb") {
+            "get" => Verb::Get,
+            "list" => Verb::List,
+            "watch" => Verb::Watch,
+            "create" => Verb::Create,
+            "patch" => Verb::Patch,
+            "update" => Verb::Replace,
+            "delete" => Verb::Delete,
+            other => return Err(Refusal::bad(format!("a review of {other:?} is not served"))),
+        };
+        let [namespace, name] = ["namespace", "name"].map(|field| text(field).to_owned());
+        Ok(Call { index: self.call.index, verb, kind, namespace, name, is_status: false })
     }
 
     /// The one object that it is about.

@@ -266,6 +266,14 @@ impl Connection {
         };
         let written = match request.call.verb {
             Verb::Watch => return self.watch(request),
+            Verb::Review => {
+                // As the script would have it.
+                let asked = request.reviewed(&body)?;
+                let is_allowed = self.0.fault(&asked) != Some(Fault::Refused(403));
+                let mut answer = body;
+                answer["status"] = json!({ "allowed": is_allowed });
+                return Ok(json_answer(StatusCode::CREATED, &answer));
+            }
             Verb::List => {
                 return server
                     .with(|store| list(store, &request))

@@ -133,6 +133,7 @@ async fn suite(at: &Place) {
     finalizers_are_waited_for(at).await;
     watches_say_what_comes_into_sight_and_leaves_it(at).await;
     metadata_can_be_had_alone(at).await;
+    everybody_may_ask_what_they_may_do(at).await;
     long_lists_come_in_pages(at).await;
 }
 
@@ -400,6 +401,24 @@ async fn metadata_can_be_had_alone(at: &Place) {
     assert_eq!(found.metadata.name.as_deref(), Some("bare"));
     let listed = api.list_metadata(&ListParams::default()).await.unwrap();
     assert!(listed.items.iter().any(|each| each.metadata.name.as_deref() == Some("bare")));
+}
+
+async fn everybody_may_ask_what_they_may_do(at: &Place) {
+    let asked = json!({
+        "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview",
+        "spec": { "resourceAttributes": {
+            "verb": "list", "group": "rbac.authorization.k8s.io", "resource": "roles",
+            "namespace": at.namespace,
+        }},
+    });
+    let uri = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let request = http::Request::post(uri)
+        .header("content-type", JSON)
+        .body(asked.to_string().into_bytes())
+        .unwrap();
+    let answer = at.client.request::<Value>(request).await.unwrap();
+    assert_eq!(answer["status"]["allowed"], true, "{answer}");
+    assert_eq!(answer["spec"], asked["spec"]);
 }
 
 async fn long_lists_come_in_pages(at: &Place) {

@@ -152,12 +152,16 @@ fn is_orphan(
 /// Whether services have accounts of ours there.
 pub(crate) fn has_accounts(caches: &Caches, is_there: impl Fn(&str) -> bool) -> bool {
     let is_ours = |metadata: &ObjectMeta| {
-        is_managed(metadata)
-            && metadata.deletion_timestamp.is_none()
-            && controller_of(metadata).is_some_and(|owner| owner.kind == "StatefulService")
-            && metadata.namespace.as_deref().is_some_and(&is_there)
+        is_account(metadata) && metadata.namespace.as_deref().is_some_and(&is_there)
     };
     caches.accounts.find(&[]).iter().any(|account| is_ours(&account.metadata))
+}
+
+/// Whether an account is one that we made for a service.
+pub(crate) fn is_account(metadata: &ObjectMeta) -> bool {
+    is_managed(metadata)
+        && metadata.deletion_timestamp.is_none()
+        && controller_of(metadata).is_some_and(|owner| owner.kind == "StatefulService")
 }
 
 /// Where we have given rights.

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use scripted_api::{Fault, Server, Store, Verb};
+use scripted_api::{Call, Connection, Fault, Server, Store, Verb};
 use serde_json::{Value, json};
 
 use crate::checks::{condition, holding, soon};
 use crate::convergence::assert_silence;
-use crate::world::{PLAIN, key, rest, run_during, service, writes};
+use crate::world::{self, PLAIN, Settings, key, memory, rest, run_during, service, settle, writes};
 
 /// The operator's settings, which it follows while it runs.
 fn settings(text: &str) -> Value {
@@ -53,6 +53,121 @@ async fn what_a_setting_asked_for_goes_with_it() {
         })
         .await;
         assert_silence(&server, PLAIN, Duration::from_mins(3), "without it").await;
+    }
+}
+
+type IsLeft<'a> = &'a dyn Fn(&Store) -> bool;
+
+/// The same, where the setting was turned off while no operator ran.
+#[tokio::test(start_paused = true)]
+async fn what_a_setting_asked_for_is_found_by_the_next_operator() {
+    const GUARDED: Settings = &[("network-policy", "on")];
+    const PROTECTED: Settings = &[("protect-stores", "on")];
+    let is_guarded = |store: &Store| {
+        let found = store.get(&key("StatefulStore", "memory")).unwrap();
+        found["metadata"]["finalizers"][0] == "cloudstate.io/protect-store"
+    };
+    let is_there = |kind: &'static str, name: &'static str| {
+        move |store: &Store| store.get(&key(kind, name)).is_some()
+    };
+    let left: [(Settings, IsLeft<'_>); 5] = [
+        (world::JARS, &is_there("Role", "cloudstate-pod-reader")),
+        (world::JARS, &is_there("RoleBinding", "cloudstate-read-pods-default")),
+        (world::ACCOUNTS, &is_there("ServiceAccount", "cart")),
+        (GUARDED, &is_there("NetworkPolicy", "cart")),
+        (PROTECTED, &is_guarded),
+    ];
+    for (number, (on, is_left)) in left.into_iter().enumerate() {
+        let server = holding(&[service("cart", &json!({})), memory()]);
+        settle(&server, on).await;
+        assert!(server.with(|store| is_left(store)), "{number}: {on:?} does nothing");
+        let connection = server.connect();
+        run_during(&connection, PLAIN, async {
+            let gone = server.until(|store| !is_left(store));
+            let gone = tokio::time::timeout(Duration::from_mins(1), gone).await;
+            assert!(gone.is_ok(), "{number}: what {on:?} asked for is still there");
+            rest(&connection).await;
+        })
+        .await;
+        assert_silence(&server, PLAIN, Duration::from_mins(3), "without it").await;
+    }
+}
+
+fn lists_of_accounts(connection: &Connection) -> usize {
+    let calls = connection.calls();
+    let is_it = |call: &&Call| call.verb == Verb::List && call.kind.name == "ServiceAccount";
+    calls.iter().filter(is_it).count()
+}
+
+/// Others may have very many accounts, and nothing may be left.
+#[tokio::test(start_paused = true)]
+async fn the_look_for_what_is_left_is_one_and_in_pages() {
+    let mut all = vec![service("cart", &json!({}))];
+    // They carry our mark as what a person made by hand for jars may, and belong to no service.
+    all.extend((0..600).map(|number| {
+        json!({
+            "apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {
+                "name": format!("a-{number}"), "namespace": "shop",
+                "labels": { "app.kubernetes.io/managed-by": "cloudstate.io" },
+            },
+        })
+    }));
+    let server = holding(&all);
+    let connection = server.connect();
+    run_during(&connection, PLAIN, tokio::time::sleep(Duration::from_mins(10))).await;
+    assert_eq!(lists_of_accounts(&connection), 3, "pages of 250");
+    let watched = connection.calls().into_iter().any(|call| {
+        call.verb == Verb::Watch && ["ServiceAccount", "Role"].contains(&call.kind.name)
+    });
+    assert!(!watched, "nothing is there to be watched");
+    settle(&server, world::ACCOUNTS).await;
+    let connection = server.connect();
+    run_during(&connection, PLAIN, rest(&connection)).await;
+    assert!(server.with(|store| store.get(&key("ServiceAccount", "cart")).is_none()));
+    assert!(server.with(|store| store.get(&key("ServiceAccount", "a-599")).is_some()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn without_the_right_to_look_nothing_is_asked_for() {
+    let server = holding(&[service("cart", &json!({}))]);
+    settle(&server, world::ACCOUNTS).await;
+    let connection = server.connect();
+    connection.on_call(|call| {
+        ["ServiceAccount", "Role", "RoleBinding"]
+            .contains(&call.kind.name)
+            .then_some(Fault::Refused(403))
+    });
+    run_during(&connection, PLAIN, tokio::time::sleep(Duration::from_mins(10))).await;
+    let asked = connection.calls();
+    assert_eq!(asked.iter().filter(|call| call.verb == Verb::Review).count(), 3);
+    assert_eq!(lists_of_accounts(&connection), 0);
+    assert_eq!(server.with(|store| condition(store, "ResourcesAvailable"))["reason"], "Applied");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_that_fails_is_done_again() {
+    let server = holding(&[service("cart", &json!({}))]);
+    settle(&server, world::ACCOUNTS).await;
+    for fault in [Fault::Refused(500), Fault::Hangs, Fault::Lost] {
+        let connection = server.connect();
+        let mut faults = 6;
+        connection.on_call(move |call| {
+            let is_it = call.verb == Verb::Review || call.kind.name == "ServiceAccount";
+            (is_it && faults > 0).then(|| {
+                faults -= 1;
+                fault
+            })
+        });
+        let is_there = |store: &Store| store.get(&key("ServiceAccount", "cart")).is_some();
+        run_during(&connection, PLAIN, async {
+            let gone = server.until(|store| !is_there(store));
+            let gone = tokio::time::timeout(Duration::from_mins(5), gone).await;
+            assert!(gone.is_ok(), "{fault:?}: the account is still there");
+        })
+        .await;
+        settle(&server, world::ACCOUNTS).await;
+        assert!(server.with(|store| is_there(store)));
     }
 }
 
