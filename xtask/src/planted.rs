@@ -29,12 +29,12 @@ struct Bugs {
 }
 
 const ALL: [Bugs; 2] = [
-    Bugs { package: "proxy", target: &["--lib"], module: "planted::tests::", at_least: 27 },
+    Bugs { package: "proxy", target: &["--lib"], module: "planted::tests::", at_least: 28 },
     Bugs {
         package: "operator",
         target: &["--test", "scripted"],
         module: "planted::",
-        at_least: 21,
+        at_least: 22,
     },
 ];
 

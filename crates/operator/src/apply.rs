@@ -4,6 +4,7 @@ pub(crate) mod child;
 mod held;
 pub(crate) mod orphans;
 mod own;
+pub(crate) mod rights;
 mod write;
 
 use std::sync::Arc;

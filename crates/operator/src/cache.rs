@@ -78,11 +78,17 @@ impl<K: Cached> Cache<K> {
         self.lock().contains_key(&key(reference.namespace.as_deref(), &reference.name))
     }
 
+    /// What [`identity_of`] says of the object, if it is there.
+    pub(crate) fn identity(&self, reference: &ObjectRef<K>) -> Option<Mark> {
+        let key = key(reference.namespace.as_deref(), &reference.name);
+        self.lock().get(&key).map(|kept| kept.uid)
+    }
+
     /// Whether a later version of that very object is known already.
     pub(crate) fn has_later(&self, object: &K) -> bool {
         let found = self.lock();
         let Some(kept) = found.get(&key_of(object)) else { return false };
-        kept.uid == uid_of(object)
+        kept.uid == identity_of(object)
             && version_of(object).zip(kept.version).is_some_and(|(this, known)| this < known)
     }
 
@@ -136,7 +142,7 @@ impl Kept {
             }
         };
         let marks = object.marks().into_boxed_slice();
-        Some(Self { text, marks, uid: uid_of(object), version: version_of(object) })
+        Some(Self { text, marks, uid: identity_of(object), version: version_of(object) })
     }
 
     fn has(&self, marks: &[Mark]) -> bool {
@@ -215,7 +221,8 @@ fn key(namespace: Option<&str>, name: &str) -> Key {
     format!("{}/{name}", namespace.unwrap_or_default()).into_boxed_str()
 }
 
-fn uid_of<K: Resource>(object: &K) -> Mark {
+/// Tells the object from others of its name.
+pub(crate) fn identity_of<K: Resource>(object: &K) -> Mark {
     Mark::of(&object.meta().uid)
 }
 

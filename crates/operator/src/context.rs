@@ -19,6 +19,7 @@ use kube::{Client, ResourceExt};
 use tokio::time::Instant;
 
 use crate::apply::Waiting;
+use crate::apply::rights::Rights;
 use crate::ask::Asks;
 use crate::cache::{Cache, Mark};
 use crate::calls::Calls;
@@ -74,6 +75,7 @@ pub(crate) struct Context {
     pub(crate) shared: Arc<Shared>,
     pub(crate) caches: Caches,
     pub(crate) malformed: Malformed,
+    pub(crate) rights: Rights,
 }
 
 impl Deref for Context {

@@ -2,6 +2,7 @@
 
 mod agenda;
 mod gone;
+mod rights;
 mod service;
 mod store;
 
@@ -43,6 +44,7 @@ pub(crate) async fn run(
     stop: &CancellationToken,
 ) {
     let work = triggers.connect();
+    context.rights.start_over();
     let services = Controller { context, cache: &context.caches.services, concurrency };
     let services = services.run(work.services, service::reconcile, stop);
     let stores = Controller { context, cache: &context.caches.stores, concurrency };
@@ -50,7 +52,8 @@ pub(crate) async fn run(
     let gone = gone::follow(context, work.gone, stop);
     let all = stop.run_until_cancelled(look_at_everything(context, triggers, everything));
     let malformed = stop.run_until_cancelled(malformed::tell(context));
-    futures::join!(services, stores, gone, all, malformed);
+    let rights = rights::follow(context, stop);
+    futures::join!(services, stores, gone, all, malformed, rights);
 }
 
 /// Has everything looked at now, and whenever what holds for all services is another.

@@ -44,6 +44,8 @@ pub enum Bug {
     StoreUnguarded,
     /// What only a setting asked for stays when that is off.
     SettingLeavesOver,
+    /// What a setting asked for that was off before this process began stays.
+    FormerSettingUnseen,
     /// What a hand changes in a Deployment that waits for its turn stays.
     WaitingUnguarded,
     /// What nobody answers is waited for without end.

@@ -17,6 +17,7 @@ use tracing::{debug, info};
 
 use crate::apply::child::{controller_of, label_of};
 use crate::apply::orphans;
+use crate::apply::rights::{self, Rights};
 use crate::cache::{Cache, Cached, Filler, Mark, cache};
 use crate::config::Settings;
 use crate::context::{Caches, Context, Shared};
@@ -82,7 +83,7 @@ impl Extent {
         }
         let may_go = |namespace: &str| !shared.given_up.contains(namespace);
         let has_accounts = || orphans::has_accounts(caches, may_go);
-        let has_rights = || orphans::namespaces_with_rights(caches).iter().any(|name| may_go(name));
+        let has_rights = || rights::namespaces(caches).iter().any(|name| may_go(name));
         self.accounts |= former.accounts && self.may_watch(shared, ACCOUNTS) && has_accounts();
         self.rights |= former.rights && self.may_watch(shared, RIGHTS) && has_rights();
     }
@@ -153,7 +154,8 @@ pub(crate) async fn run(
     );
     // Nobody else sets it.
     let _ = complete_caches.set(caches.clone());
-    let context = Arc::new(Context { shared: Arc::clone(&shared), caches, malformed });
+    let rights = Rights::default();
+    let context = Arc::new(Context { shared: Arc::clone(&shared), caches, malformed, rights });
     let work = lead(&context, &triggers, &stop);
     tokio::select! {
         () = work => Ok(()),
@@ -376,8 +378,8 @@ impl Start<'_> {
     }
 }
 
-/// The services that a child may belong to, by owner reference and by label; all of the namespace if
-/// it belongs to none of them.
+/// The services that a child may belong to, by owner reference and by label; of what belongs to none of them,
+/// those of the account that it is for, or all of the namespace.
 fn owners(
     services: &Cache<StatefulService>,
     child: &ObjectMeta,
@@ -390,7 +392,10 @@ fn owners(
         controller.into_iter().chain(label_of(child, label::STATEFUL_SERVICE)).collect();
     names.dedup();
     if names.is_empty() {
-        return services.references(&[Mark::namespace(namespace)]);
+        let name = child.name.as_deref().unwrap_or_default();
+        let account = name.strip_prefix(&translate::binding_name("")).map(Mark::account);
+        let marks: Vec<_> = account.into_iter().chain([Mark::namespace(namespace)]).collect();
+        return services.references(&marks);
     }
     names.into_iter().map(|name| ObjectRef::new(name).within(namespace)).collect()
 }

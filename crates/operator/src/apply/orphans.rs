@@ -1,20 +1,15 @@
-//! Objects that a service, or a namespace, needs no more.
+//! Objects that a service needs no more.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use api::StatefulService;
-use api::contract::{ProxyKind, annotation};
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{PodSpec, ServiceAccount};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::runtime::reflector::ObjectRef;
 use kube::{Resource, ResourceExt};
 use tracing::warn;
-use translate::settings::{RbacMode, Settings};
-use translate::{POD_READER, binding_name, validate};
 
 use super::child::{Child, controller_of, is_managed, is_owned_by};
 use super::write::delete;
@@ -25,7 +20,7 @@ use crate::dereference;
 use crate::planted::{self, Bug};
 
 /// Reason of the event on what should go and does not.
-const LEFT_BEHIND: &str = "LeftBehind";
+pub(super) const LEFT_BEHIND: &str = "LeftBehind";
 
 /// What a service does not have always, by the names that it has now.
 pub(super) struct Kept {
@@ -111,7 +106,7 @@ fn is_used(ctx: &Context, deployment: &Deployment, account: &str) -> bool {
 }
 
 /// What became of something that is needed no more.
-enum Taken {
+pub(super) enum Taken {
     Back,
     /// We may not, now that the setting that asked for it is off.
     Not,
@@ -120,7 +115,11 @@ enum Taken {
 }
 
 /// Deletes what a setting asked for. With the setting the right to do so may have gone.
-async fn take_back<K: Child>(ctx: &Context, orphan: &K, is_wanted: bool) -> Result<Taken, Failure> {
+pub(super) async fn take_back<K: Child>(
+    ctx: &Context,
+    orphan: &K,
+    is_wanted: bool,
+) -> Result<Taken, Failure> {
     let namespace = orphan.namespace().unwrap_or_default();
     if !is_wanted && ctx.given_up.contains(&namespace) {
         return Ok(Taken::Before);
@@ -162,101 +161,6 @@ pub(crate) fn is_account(metadata: &ObjectMeta) -> bool {
     is_managed(metadata)
         && metadata.deletion_timestamp.is_none()
         && controller_of(metadata).is_some_and(|owner| owner.kind == "StatefulService")
-}
-
-/// Where we have given rights.
-pub(crate) fn namespaces_with_rights(caches: &Caches) -> BTreeSet<String> {
-    let bindings = caches.bindings.find(&[]);
-    let roles = caches.roles.find(&[]);
-    let bindings = bindings.iter().map(|binding| &binding.metadata);
-    let roles = roles.iter().map(|role| &role.metadata);
-    let ours = bindings.chain(roles).filter(|metadata| is_managed(metadata));
-    ours.filter_map(|metadata| metadata.namespace.clone()).collect()
-}
-
-/// Takes back rights to read pods from accounts that no service of the namespace uses any more. What a
-/// namespace has that we are to leave alone stays.
-pub(crate) async fn take_back_rights(ctx: &Context, namespace: &str) -> Result<(), Failure> {
-    if ctx.caches.is_opted_out(namespace) {
-        return Ok(());
-    }
-    let in_namespace = |metadata: &ObjectMeta| {
-        metadata.namespace.as_deref() == Some(namespace)
-            && metadata.deletion_timestamp.is_none()
-            && is_managed(metadata)
-    };
-    let marks = [Mark::namespace(namespace)];
-    let mut bindings = ctx.caches.bindings.find(&marks);
-    bindings.retain(|binding| in_namespace(&binding.metadata));
-    let mut roles = ctx.caches.roles.find(&marks);
-    roles.retain(|role| in_namespace(&role.metadata));
-    if bindings.is_empty() && roles.is_empty() || planted::is(Bug::RightsKept) {
-        return Ok(());
-    }
-    let services = ctx.caches.services.references(&marks);
-    let is_wanted = ctx.live.now().has_jvm();
-    let settings = ctx.live.now().for_objects(&ctx.namespace);
-    let Some(needed) = needed_rights(ctx, &settings, &services) else { return Ok(()) };
-    let mut role_is_used = false;
-    for binding in bindings {
-        let name = binding.name_any();
-        if name.starts_with(&binding_name("")) && !needed.contains(&name) {
-            take_back(ctx, &*binding, is_wanted).await?;
-        } else {
-            role_is_used |= binding.role_ref.kind == "Role" && binding.role_ref.name == POD_READER;
-        }
-    }
-    for role in roles.iter().filter(|role| role.name_any() == POD_READER) {
-        let is_needed = !needed.is_empty() && settings.rbac.mode == RbacMode::Role;
-        if !is_needed && !role_is_used {
-            take_back(ctx, &**role, is_wanted).await?;
-        }
-    }
-    Ok(())
-}
-
-/// The names of the RoleBindings that these services need; nothing when it cannot be told. While a service
-/// is paused, or waits for its turn, its pods are others than it says now.
-fn needed_rights(
-    ctx: &Context,
-    settings: &Settings,
-    services: &[ObjectRef<StatefulService>],
-) -> Option<BTreeSet<String>> {
-    let mut needed = BTreeSet::new();
-    for service in services {
-        // One after the other: all of them at once may be many.
-        let Some(service) = ctx.caches.services.get(service) else { continue };
-        // What cannot be translated now may have been once, and its pods run.
-        let inputs = dereference::inputs(ctx, &service);
-        let plan = validate(settings, &service, &inputs).ok()?;
-        if plan.kind() == ProxyKind::Jvm {
-            needed.insert(binding_name(plan.service_account()));
-        }
-        if let Some(deployment) = dereference::deployment(&ctx.caches, &service) {
-            let template = deployment.spec.as_ref().map(|spec| &spec.template);
-            needed.extend(
-                template.and_then(|template| {
-                    right_of(template.metadata.as_ref(), template.spec.as_ref())
-                }),
-            );
-            let pods = dereference::pods(&ctx.caches, &deployment);
-            needed.extend(
-                pods.iter().filter_map(|pod| right_of(Some(&pod.metadata), pod.spec.as_ref())),
-            );
-        }
-    }
-    Some(needed)
-}
-
-/// The name of the RoleBinding that those pods need, unless they are known to need none.
-fn right_of(metadata: Option<&ObjectMeta>, pod: Option<&PodSpec>) -> Option<String> {
-    let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
-    let protocol = annotations.and_then(|all| all.get(annotation::CLUSTER_PROTOCOL));
-    if protocol.is_some_and(|protocol| protocol == ProxyKind::Native.protocol()) {
-        return None;
-    }
-    let account = pod.and_then(|pod| pod.service_account_name.as_deref());
-    Some(binding_name(account.filter(|name| !name.is_empty()).unwrap_or("default")))
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub(crate) trait Cached:
 
 /// Something that objects have in common. Two that are the same by chance are as good as impossible; who
 /// deletes what is found looks at it first nevertheless.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Mark(u64);
 
 impl Mark {
@@ -42,6 +42,11 @@ impl Mark {
     /// All pods that have that label.
     pub(crate) fn label(key: &str, value: &str) -> Self {
         Self::of(&("label", key, value))
+    }
+
+    /// All services whose pods may run as that account.
+    pub(crate) fn account(name: &str) -> Self {
+        Self::of(&("account", name))
     }
 
     /// All services that name that store.
@@ -66,7 +71,12 @@ fn common(object: &impl Resource) -> Vec<Mark> {
 impl Cached for StatefulService {
     fn marks(&self) -> Vec<Mark> {
         let store = self.spec.datastore.as_ref().map(|datastore| Mark::store(&datastore.name));
-        common(self).into_iter().chain(store).collect()
+        // Without a name it is the namespace's default one, or one of the service's own.
+        let named = self.spec.service_account_name.as_deref().filter(|name| !name.is_empty());
+        let own = self.name_any();
+        let accounts = named.map_or_else(|| vec!["default", own.as_str()], |name| vec![name]);
+        let accounts = accounts.into_iter().map(Mark::account);
+        common(self).into_iter().chain(store).chain(accounts).collect()
     }
 }
 

@@ -1,53 +1,24 @@
 //! What is to be done when something is gone that nothing is left to look at of.
 
-use std::time::Duration;
-
-use api::{Chain, StatefulStore};
+use api::StatefulStore;
 use kube::{Resource, ResourceExt};
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use super::dependents;
-use crate::apply::orphans;
 use crate::context::Context;
 use crate::trigger::Gone;
-
-/// How often it is looked for rights that nobody needs: a service may have gone while nobody led, or
-/// behind a gap of a watch, or what followed from it has failed. Only caches are read for it.
-const LOOK_PERIOD: Duration = Duration::from_mins(1);
 
 pub(super) async fn follow(
     ctx: &Context,
     mut gone: mpsc::Receiver<Gone>,
     stop: &CancellationToken,
 ) {
-    let mut look = interval(LOOK_PERIOD);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let next = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            next = gone.recv() => next,
-            _ = look.tick() => {
-                for namespace in orphans::namespaces_with_rights(&ctx.caches) {
-                    take_back_rights(ctx, &namespace).await;
-                }
-                continue;
-            }
-        };
+    while let Some(Some(next)) = stop.run_until_cancelled(gone.recv()).await {
         match next {
-            Some(Gone::Store(store)) => store_is_gone(ctx, &store).await,
-            Some(Gone::Service { namespace }) => take_back_rights(ctx, &namespace).await,
-            None => return,
+            Gone::Store(store) => store_is_gone(ctx, &store).await,
+            Gone::Service { namespace } => ctx.rights.look_at(namespace),
         }
-    }
-}
-
-async fn take_back_rights(ctx: &Context, namespace: &str) {
-    if let Err(error) = orphans::take_back_rights(ctx, namespace).await {
-        warn!(namespace, error = %Chain(&error), "rights are not taken back yet");
     }
 }
 

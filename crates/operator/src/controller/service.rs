@@ -14,7 +14,7 @@ use translate::{Inputs, Plan, render, validate};
 
 use super::agenda::Action;
 use super::{AGAIN_DELAY, is_lasting};
-use crate::apply::{self, Failure, Held, Refusal, Wrote, origin_of, orphans};
+use crate::apply::{self, Failure, Held, Refusal, Wrote, origin_of, rights};
 use crate::context::{Context, spread};
 use crate::diagnose::{self, Diagnosis};
 use crate::error::Error;
@@ -162,12 +162,14 @@ async fn make(
         annotations.insert(SECRET_HASH.to_owned(), hash);
     }
     let origin = Origin::of(service, plan, inputs.store.as_ref(), settings, &objects.deployment);
+    let before = dereference::deployment(&ctx.caches, service);
+    rights::note(ctx, service, settings, plan, before.as_deref());
     let applied = Box::pin(apply::apply(ctx, service, objects, origin)).await?;
     report::tell_of(ctx, service, &applied).await;
     if applied.wrote != Wrote::Nothing {
         report::warn_of(ctx, service, plan.warnings()).await;
     }
-    orphans::take_back_rights(ctx, &service.namespace().unwrap_or_default()).await?;
+    rights::note(ctx, service, settings, plan, Some(&applied.deployment));
     Ok(Outcome { held: applied.held, ..Outcome::of(Some(applied.deployment)) })
 }
 

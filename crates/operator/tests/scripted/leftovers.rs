@@ -59,8 +59,7 @@ async fn what_a_setting_asked_for_goes_with_it() {
 type IsLeft<'a> = &'a dyn Fn(&Store) -> bool;
 
 /// The same, where the setting was turned off while no operator ran.
-#[tokio::test(start_paused = true)]
-async fn what_a_setting_asked_for_is_found_by_the_next_operator() {
+pub(crate) async fn what_a_setting_left_is_found() {
     const GUARDED: Settings = &[("network-policy", "on")];
     const PROTECTED: Settings = &[("protect-stores", "on")];
     let is_guarded = |store: &Store| {
@@ -91,6 +90,11 @@ async fn what_a_setting_asked_for_is_found_by_the_next_operator() {
         .await;
         assert_silence(&server, PLAIN, Duration::from_mins(3), "without it").await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_setting_asked_for_is_found_by_the_next_operator() {
+    what_a_setting_left_is_found().await;
 }
 
 fn lists_of_accounts(connection: &Connection) -> usize {

@@ -8,6 +8,7 @@ mod leftovers;
 mod pairs;
 #[cfg(feature = "planted")]
 mod planted;
+mod rights;
 mod scenarios;
 mod stores;
 mod traps;

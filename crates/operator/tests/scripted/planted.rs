@@ -55,6 +55,7 @@ caught! {
 caught! {
     leftovers:
     SettingLeavesOver by an_account_goes_with_the_last_pod,
+    FormerSettingUnseen by what_a_setting_left_is_found,
     WaitingUnguarded by a_hand_edit_of_what_waits_is_put_back,
 }
 
