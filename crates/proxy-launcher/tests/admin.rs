@@ -4,17 +4,12 @@
 
 mod support;
 
-use std::{
-    fs,
-    net::TcpStream,
-    path::Path,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, net::TcpStream, path::Path, thread, time::Duration};
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use self::support::{Setup, ask, launcher};
+use self::support::{Setup, ask, launcher, takes_less_than};
 
 /// A launcher whose proxy says that as many calls are under way as the file says.
 fn counting(calls: u32) -> (Setup, std::path::PathBuf) {
@@ -33,29 +28,40 @@ fn write(path: &Path, text: &str) {
 
 #[test]
 fn f33_after_a_drain_the_proxy_lives_until_term_and_has_what_is_left_of_the_time() {
-    let mut launcher = launcher(&["--ignore-term"])
-        .env("TERMINATION_GRACE_PERIOD_SECONDS", "7")
-        .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "1s")
-        .start();
-    launcher.await_ready();
-    let proxy = launcher.await_proxy(1);
-    let asked = Instant::now();
-    assert_eq!(launcher.ask("POST", "/drain").unwrap().0, 202);
-    launcher.await_not_ready("Draining", "the pod is being stopped");
-    assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
-    launcher.await_text("told POST /hold");
-    assert!(
-        asked.elapsed() >= Duration::from_secs(1),
-        "callers were not given the time to hear of it"
-    );
-    thread::sleep(Duration::from_secs(1));
-    assert!(proxy.is_running());
-    assert!(!launcher.raw_log().contains("signal sent to the proxy's group"));
+    const PRE_DELAY: Duration = Duration::from_secs(1);
+    /// From the drain, which is not TERM, to KILL.
+    const TIME: Duration = Duration::from_secs(5);
+    const OFF: Duration = Duration::from_millis(100);
+    takes_less_than(TIME + OFF, || {
+        let mut launcher = launcher(&["--ignore-term"])
+            .env("TERMINATION_GRACE_PERIOD_SECONDS", "7")
+            .env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "1s")
+            .start();
+        launcher.await_ready();
+        let proxy = launcher.await_proxy(1);
+        assert_eq!(launcher.ask("POST", "/drain").unwrap().0, 202);
+        launcher.await_not_ready("Draining", "the pod is being stopped");
+        assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
+        launcher.await_text("told POST /hold");
+        // The user function goes on working meanwhile.
+        thread::sleep(Duration::from_secs(1));
+        assert!(proxy.is_running());
+        launcher.signal(Signal::TERM);
+        assert_eq!(launcher.await_exit(), 137);
 
-    launcher.signal(Signal::TERM);
-    assert_eq!(launcher.await_exit(), 137, "it was killed when 5 s were over");
-    let took = asked.elapsed();
-    assert!((Duration::from_millis(4_900)..Duration::from_secs(7)).contains(&took), "{took:?}");
+        let mut story = launcher.story();
+        let begun = story.then(&json!({ "message": "told at the admin port", "order": "Drain" }));
+        let held = story.then(&json!({ "message": "the proxy was told", "path": "/hold" }));
+        assert!(held.since(begun) >= PRE_DELAY, "callers were not given the time to hear of it");
+        story.then(&json!({ "message": "signal received", "signal": "TERM" }));
+        let sent =
+            |signal| json!({ "message": "signal sent to the proxy's group", "signal": signal });
+        assert_eq!(story.all(&sent("TERM")).len(), 1);
+        story.then(&sent("TERM"));
+        let took = story.then(&sent("KILL")).since(begun);
+        assert!(took + OFF > TIME, "{took:?}");
+        took
+    });
 }
 
 #[test]

@@ -5,8 +5,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use serde_json::json;
 
-use self::support::launcher;
+use self::support::{group::Group, launcher, story::Moment, takes_less_than};
 
 #[test]
 fn orphans_are_buried() {
@@ -37,21 +38,34 @@ fn what_left_the_group_is_killed_too() {
 }
 
 #[test]
-fn f15_a_swarm_ends_with_the_launcher() {
-    let mut launcher = launcher(&["--swarm", "400"]).start();
-    launcher.await_ready();
-    let swarm = launcher.await_proxy(1).children();
-    assert_eq!(swarm.len(), 400);
-    launcher.signal(Signal::TERM);
-    assert_eq!(launcher.await_exit(), 0);
-    assert!(swarm.iter().all(|process| process.is_buried()));
+fn f15_a_fork_bomb_ends_with_the_launcher() {
+    const GONE: Duration = Duration::from_secs(2);
+    takes_less_than(GONE, || {
+        // In it nobody gets one more process or thread, the launcher neither.
+        let group = Group::of_processes(512);
+        let starter = group.starter();
+        let starter: Vec<_> = starter.iter().map(String::as_str).collect();
+        let mut launcher = support::launcher_through(&starter, &["--bomb", "--ignore-term"])
+            .env("TERMINATION_GRACE_PERIOD_SECONDS", "4")
+            .start();
+        launcher.await_ready();
+        launcher.eventually("a full group", || (group.refusals() > 0).then_some(()));
+        launcher.signal(Signal::TERM);
+        assert_eq!(launcher.await_exit(), 137);
+        let gone = Moment::now();
+        assert_eq!(group.processes(), 0);
+        let mut story = launcher.story();
+        story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "TERM" }));
+        let kill = json!({ "message": "signal sent to the proxy's group", "signal": "KILL" });
+        gone.since(story.then(&kill))
+    });
 }
 
 #[test]
 fn f16_thousands_of_orphans_leave_no_trace() {
     let [few, many] = ["100", "10000"].map(|count| {
         let mut memory = 0;
-        support::takes_less_than(Duration::from_secs(1), || {
+        takes_less_than(Duration::from_secs(1), || {
             let launcher = launcher(&["--orphans", count]).start();
             launcher.await_text("orphans made");
             let made = Instant::now();
@@ -83,7 +97,7 @@ fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
 
 #[test]
 fn f22_the_proxy_dies_with_the_launcher() {
-    support::takes_less_than(Duration::from_millis(100), || {
+    takes_less_than(Duration::from_millis(100), || {
         let launcher = launcher(&[]).start();
         launcher.await_ready();
         let proxy = launcher.await_proxy(1);

@@ -1,10 +1,13 @@
 //! What the launcher reads and leaves in files: last words, limits, secrets.
 
+#![expect(clippy::unwrap_used, reason = "clippy.toml frees tests, and these are their helpers")]
+
 mod support;
 
-use std::{fs, process::Command};
+use std::fs;
 
 use rustix::process::Signal;
+use serde_json::Value;
 
 use self::support::launcher;
 
@@ -79,39 +82,87 @@ fn f25_last_words_that_cannot_be_left_change_nothing() {
     }
 }
 
+/// What nobody may see: the shortest and the longest that is looked for, and one that stands in a file.
+fn secrets() -> [String; 3] {
+    ["h8-t3r".to_owned(), "Kx7q_".repeat(40), "swordfish-swordfish".to_owned()]
+}
+
+/// A launcher with secrets wherever one may be put.
+fn secretive(script: &[&str]) -> support::Setup {
+    let [short, long, filed] = secrets();
+    let setup = launcher(script);
+    let file = setup.file("secret");
+    fs::write(&file, filed).unwrap();
+    setup
+        .env("POSTGRES_PASSWORD", &long)
+        .env("CASSANDRA_USERNAME", "somebody")
+        .env("CASSANDRA_PASSWORD_FILE", file.to_str().unwrap())
+        .env(
+            "JAVA_OPTS",
+            &format!("-Dstore.password={short} -Djavax.net.ssl.keyStorePassword={long}"),
+        )
+        .env("JDK_JAVA_OPTIONS", &format!("-Dother.token={short}"))
+        .arg(&format!("-Dapi.key={short}"))
+}
+
 #[test]
 fn f26_secrets_show_nowhere() {
-    const SECRETS: [&str; 2] = ["hunter2hunter2", "swordfish-swordfish"];
-    let flag = format!("-Dstore.password={}", SECRETS[1]);
-    let mut launcher =
-        launcher(&[&flag, "--exit", "64"]).env("POSTGRES_PASSWORD", SECRETS[0]).start();
-    assert_eq!(launcher.await_exit(), 78);
-    let mut texts = vec![launcher.raw_log(), launcher.words()];
-    for verb in ["check", "print-config"] {
-        for kind in ["native", "jvm"] {
-            for form in ["table", "json"] {
-                let output = Command::new(env!("CARGO_BIN_EXE_proxy-launcher"))
-                    .args(["--output", form, verb, "--", &flag])
-                    .env("CLOUDSTATE_LAUNCHER_KIND", kind)
-                    .env("POSTGRES_PASSWORD", SECRETS[0])
-                    .output()
-                    .unwrap();
-                texts.push(String::from_utf8(output.stdout).unwrap());
-                texts.push(String::from_utf8(output.stderr).unwrap());
+    let mut texts: Vec<(&str, Vec<u8>)> = Vec::new();
+    let runs = secretive(SERVES).start();
+    runs.await_ready();
+    for kind in ["native", "jvm"] {
+        for form in ["table", "json"] {
+            for verb in ["check", "print-config"] {
+                let kind = format!("proxy.kind={kind}");
+                let args = ["--set", &kind, "--output", form, verb, "--", "-Dapi.key=h8-t3r"];
+                texts.push(("a command", runs.command(&args).1.into()));
             }
         }
     }
-    let runs = support::launcher(&[]).env("POSTGRES_PASSWORD", SECRETS[0]).start();
-    runs.await_ready();
     for path in ["/config", "/status", "/metrics", "/ready"] {
-        texts.push(runs.ask("GET", path).unwrap().1);
+        texts.push((path, runs.ask("GET", path).unwrap().1.into()));
     }
+    texts.push(("the record", runs.words().into()));
+    assert_eq!(runs.ask("POST", "/dump").unwrap().0, 202);
+    runs.await_log("what the proxy is doing");
+    runs.signal(Signal::HUP);
+    runs.await_metric("cloudstate_launcher_config_reloads_total{result=\"ok\"} 1");
     runs.signal(Signal::USR1);
     runs.await_log("status");
-    texts.push(runs.raw_log());
-    assert!(texts.iter().any(|text| text.contains("POSTGRES_PASSWORD")));
-    assert!(texts.iter().any(|text| text.contains("-Dstore.password=***")));
-    for text in texts {
-        assert!(!SECRETS.iter().any(|secret| text.contains(secret)), "{text}");
+    texts.push(("the log", runs.raw_log().into()));
+
+    let mut refused = secretive(&["--exit", "64"]).start();
+    assert_eq!(refused.await_exit(), 78);
+    // The fake knows none of a JVM's flags.
+    let mut crashed = secretive(SERVES)
+        .env("CLOUDSTATE_LAUNCHER_KIND", "jvm")
+        .env("CLOUDSTATE_LAUNCHER_JAVA", support::PROXY)
+        .env("CLOUDSTATE_LAUNCHER_BUDGET", "0")
+        .start();
+    assert_eq!(crashed.await_exit(), 1);
+    let mut both = secretive(SERVES).env("POSTGRES_PASSWORD_FILE", "/dev/null").start();
+    assert_eq!(both.await_exit(), 78);
+    let mut broken = secretive(SERVES).env_bytes("POSTGRES_PASSWORD", b"h8-t3r\xff").start();
+    assert_eq!(broken.await_exit(), 78);
+    for (name, launcher) in
+        [("refused", refused), ("crashed", crashed), ("both", both), ("broken", broken)]
+    {
+        // The fake itself tells of the flag that it does not know.
+        let own: String = launcher.log().iter().map(Value::to_string).collect();
+        texts.push((name, own.into()));
+        texts.push((name, launcher.words().into()));
+    }
+
+    let whole = texts.iter().flat_map(|(_, text)| text).copied().collect::<Vec<_>>();
+    let has = |text: &[u8], part: &str| text.windows(part.len()).any(|it| it == part.as_bytes());
+    for shown in
+        ["POSTGRES_PASSWORD", "-Dstore.password=***", "-Dapi.key=***", "CASSANDRA_PASSWORD"]
+    {
+        assert!(has(&whole, shown), "{shown} has been looked for where nothing is");
+    }
+    for (name, text) in texts {
+        for secret in secrets() {
+            assert!(!has(&text, &secret), "{secret} in {name}: {}", String::from_utf8_lossy(&text));
+        }
     }
 }

@@ -113,7 +113,7 @@ pub(crate) fn secret_name(token: &str) -> Option<&str> {
     ];
     let (name, _) = token.split_once('=').filter(|_| token.starts_with('-'))?;
     let lower = name.to_ascii_lowercase();
-    let shows = WORDS.iter().any(|word| lower.contains(word)) || lower.ends_with("private.key");
+    let shows = WORDS.iter().any(|word| lower.contains(word)) || lower.ends_with("key");
     shows.then_some(name)
 }
 
@@ -168,6 +168,7 @@ mod tests {
             ("-Djavax.net.ssl.keyStorePassword=x", Some("-Djavax.net.ssl.keyStorePassword")),
             ("--api-token=x=y", Some("--api-token")),
             ("-Dssh.private.key=x", Some("-Dssh.private.key")),
+            ("-DapiKey=x", Some("-DapiKey")),
             ("-Djavax.net.ssl.keyStore=/x", None),
             ("password=x", None),
             ("-Xmx256m", None),

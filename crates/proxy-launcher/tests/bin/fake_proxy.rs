@@ -2,7 +2,7 @@
 //!
 //! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
 //! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
-//! `--daemon SECONDS` leaves one in a session of its own, `--swarm COUNT` starts that many that do nothing,
+//! `--daemon SECONDS` leaves one in a session of its own, `--bomb` starts one that starts more and more,
 //! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory, uses it and keeps it,
 //! `--stall` does nothing from then on, `--calls FILE` says among its metrics that so many calls are under way,
 //! told to hold, it says so and is not ready, until it is told to serve again;
@@ -55,10 +55,10 @@ fn main() -> Result<ExitCode, Box<dyn Error>> {
                 let script = format!("setsid sleep {} & echo orphan $! >&2", value()?);
                 Command::new("/bin/sh").args(["-c", &script]).status()?;
             }
-            "--swarm" => {
-                for _ in 0..value()?.parse::<u32>()? {
-                    drop(Command::new("/bin/sleep").arg("1000").spawn()?);
-                }
+            "--bomb" => {
+                // This shell waits a second when it may have no more processes, and tries again.
+                let bomb = "trap '' TERM; bomb() { while :; do bomb & done; }; bomb";
+                drop(Command::new("/bin/bash").args(["-c", bomb]).spawn()?);
             }
             "--orphans" => {
                 let script = format!("for i in $(seq {}); do (: &); done", value()?);

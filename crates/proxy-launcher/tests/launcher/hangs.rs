@@ -10,8 +10,7 @@ use super::{
     support::{launcher, story::Moment, takes_less_than},
 };
 
-#[test]
-fn f06_a_proxy_that_hangs_is_replaced() {
+pub(super) fn f06_a_proxy_that_hangs_is_replaced() {
     let mut launcher = launcher(SERVES).start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -43,8 +42,7 @@ fn f06_a_proxy_that_hangs_is_replaced() {
     assert!(killed.since(told) >= Duration::from_secs(5), "its time to leave");
 }
 
-#[test]
-fn f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
+pub(super) fn f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
     // Three times as long as a proxy may be silent.
     const FROZEN: Duration = Duration::from_mins(1);
     let launcher = launcher(SERVES).start();

@@ -14,6 +14,7 @@ use std::{
     io::{Read as _, Write as _},
     net::TcpListener,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -22,6 +23,22 @@ use rustix::process::Signal;
 use self::support::{PROXY, launcher};
 
 const SERVES: &[&str] = &[];
+
+/// These wait far more than they work: at the same time they take as long as the longest, a minute.
+#[test]
+fn f02_f05_f06_f07_at_the_same_time() {
+    let tests: [(&str, fn()); 4] = [
+        ("f02", restarts::f02_a_crash_loop_ends_with_the_proxys_code),
+        ("f05", restarts::f05_while_memory_is_short_the_record_is_never_old),
+        ("f06", hangs::f06_a_proxy_that_hangs_is_replaced),
+        ("f07", hangs::f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung),
+    ];
+    thread::scope(|scope| {
+        for (name, test) in tests {
+            thread::Builder::new().name(name.to_owned()).spawn_scoped(scope, test).unwrap();
+        }
+    });
+}
 
 #[test]
 fn probes_follow_the_proxy_and_term_ends_it_cleanly() {

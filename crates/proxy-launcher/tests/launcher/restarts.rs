@@ -52,8 +52,7 @@ fn f01_a_killed_proxy_is_back_after_half_a_second() {
     });
 }
 
-#[test]
-fn f02_a_crash_loop_ends_with_the_proxys_code() {
+pub(super) fn f02_a_crash_loop_ends_with_the_proxys_code() {
     // What a busy machine may add to a pause; how long it is by itself is what the machine's tests look at.
     const LATE: Duration = Duration::from_secs(1);
     let mut launcher = patient(&["--exit", "1"]).start();
@@ -137,8 +136,7 @@ fn f05_a_proxy_that_the_kernel_kills_for_memory_is_told_apart() {
 }
 
 /// Where the kernel kills the launcher with the proxy, what stood in the file is all that there is.
-#[test]
-fn f05_while_memory_is_short_the_record_is_never_old() {
+pub(super) fn f05_while_memory_is_short_the_record_is_never_old() {
     const OLDEST: Duration = Duration::from_secs(6);
     // 95 % of the limit are 243 MiB.
     let group = Group::of_mib(256);

@@ -136,21 +136,26 @@ fn f12_term_finds_a_way_out_of_every_state() {
 
 #[test]
 fn f12_term_finds_a_way_out_while_a_proxy_is_replaced() {
-    let hangs = |script: &[&str], state: &str| {
-        let launcher =
-            launcher(script).env(GRACE, "6").env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "1s").start();
-        launcher.await_ready();
-        launcher.await_proxy(1).signal(Signal::STOP);
-        launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
-        launcher
-    };
     // Asleep, it hears no TERM, and is killed in time: 137 is its own end, not the launcher's.
-    for (script, state) in [(SERVES, "dumping"), (&["--ignore-term"], "stopping")] {
-        leaves_with(&mut hangs(script, state), 137);
-    }
-    let mut wakes = hangs(SERVES, "dumping");
-    wakes.await_proxy(1).signal(Signal::CONT);
-    leaves_with(&mut wakes, 0);
+    let ends = [("dumping", false, 137), ("stopping", false, 137), ("dumping", true, 0)];
+    thread::scope(|scope| {
+        for (state, wakes, code) in ends {
+            scope.spawn(move || {
+                let mut launcher = launcher(SERVES)
+                    .env(GRACE, "6")
+                    .env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "1s")
+                    .start();
+                launcher.await_ready();
+                let proxy = launcher.await_proxy(1);
+                proxy.signal(Signal::STOP);
+                launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
+                if wakes {
+                    proxy.signal(Signal::CONT);
+                }
+                leaves_with(&mut launcher, code);
+            });
+        }
+    });
 }
 
 /// Has a launcher come to its end, and sends TERM while it lets those hear of it who are still there.

@@ -12,6 +12,7 @@ use std::{
     fs::{self, File},
     io::{self, PipeWriter, Read, Write},
     net::{TcpListener, TcpStream},
+    os::unix::ffi::OsStrExt as _,
     path::PathBuf,
     process::{Child, Command, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -82,8 +83,13 @@ pub(crate) fn launcher_at(program: &str, starter: &[&str], script: &[&str]) -> S
 }
 
 impl Setup {
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
-        self.command.env(name, value);
+    pub(crate) fn env(self, name: &str, value: &str) -> Self {
+        self.env_bytes(name, value.as_bytes())
+    }
+
+    /// As [`Self::env`], for what is no text.
+    pub(crate) fn env_bytes(mut self, name: &str, value: &[u8]) -> Self {
+        self.command.env(name, OsStr::from_bytes(value));
         self
     }
 
