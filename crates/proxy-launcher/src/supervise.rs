@@ -1,8 +1,10 @@
 //! Does what [`Machine`] decides: owns the clock, the signals, the child and the admin server.
 
+mod bury;
 mod kills;
 mod record;
 mod reload;
+mod tell;
 
 use std::{
     collections::VecDeque,
@@ -23,15 +25,18 @@ use tokio::{
     task::JoinSet,
     time::{self, Instant},
 };
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use self::kills::{Kills, oom_kills};
+use self::{
+    bury::bury_all,
+    kills::{Kills, oom_kills},
+};
 use crate::{
     admin::{self, Desk, Order},
-    board::{Board, Facts, PastEnd},
+    board::{Board, Facts},
     config::{self, Config, Loaded, ProxyKind, Refused, Wait},
     exit::{End, OS_ERROR},
-    health::{Answer, Drain, Health},
+    health::{Answer, Health},
     jvm::Budget,
     log::Log,
     machine::{Action, Event, Machine},
@@ -42,10 +47,6 @@ use crate::{
     user_function::{self, Target},
 };
 
-/// How long what the proxy left behind may take to die before we leave.
-const BURY_PATIENCE: Duration = Duration::from_secs(1);
-/// The same, before another proxy is started that may want the same ports.
-const SUCCESSION_PATIENCE: Duration = Duration::from_secs(2);
 /// How long those may take to hear of the end who waited for it.
 const FLUSH_PATIENCE: Duration = Duration::from_millis(200);
 const FLUSH_GLANCE: Duration = Duration::from_millis(5);
@@ -309,32 +310,6 @@ impl Supervisor<'_> {
         }
     }
 
-    /// Has the proxy write down what it is doing, unless it was asked to just now.
-    fn write_down(&mut self) {
-        let (now, before) = (self.board.now(), self.board.look().dumped_at);
-        if before.is_some_and(|at| now.saturating_sub(at) < DUMP_INTERVAL) {
-            return;
-        }
-        self.board.note(|facts| facts.dumped_at = Some(now));
-        self.dump();
-    }
-
-    /// A JVM writes down by itself what it is doing, our own proxy has a page for it.
-    fn dump(&mut self) {
-        if matches!(self.loaded.config.kind, ProxyKind::Jvm(_)) {
-            return self.signal(Leader::dump, "QUIT");
-        }
-        let port = self.loaded.config.ports.management.get();
-        while self.talks.try_join_next().is_some() {}
-        self.talks.spawn(async move {
-            if let Some(status) = probe::page(port, "/status").await {
-                info!(status, "what the proxy is doing");
-            } else {
-                warn!("the proxy does not say what it is doing");
-            }
-        });
-    }
-
     /// Feeds an event to the machine, does what it asks for, and tells the probes.
     fn take(&mut self, event: Event) -> Option<u8> {
         let mut events = VecDeque::from([event]);
@@ -385,32 +360,6 @@ impl Supervisor<'_> {
         code
     }
 
-    /// Notes what an event says, before the machine sees it.
-    fn write_up(&self, event: &Event, now: Duration) {
-        let class = |end| self.machine.class_of(end);
-        self.board.note(|facts| match event {
-            Event::Answered { generation, answer } if *generation == facts.generation => {
-                facts.proxy_answers = !matches!(answer, Answer::Silent(_));
-                facts.proxy_ready = *answer == Answer::Ready;
-                facts.probe_failures += u64::from(!facts.proxy_answers);
-            }
-            Event::UserFunction { up } => {
-                facts.user_function_wait.get_or_insert(now);
-                facts.user_function_changes += u64::from(facts.user_function.is_some());
-                facts.user_function = Some(*up);
-            }
-            Event::InFlight(calls) => facts.in_flight = Some(*calls),
-            Event::Ended(end) => {
-                (facts.pid, facts.in_flight) = (None, None);
-                (facts.proxy_answers, facts.proxy_ready) = (false, false);
-                let lived = facts.spawned_at.take().map(|at| now.saturating_sub(at));
-                let (class, text) = (class(*end), end.to_string());
-                facts.ended(PastEnd { at: now, lived, class, text });
-            }
-            _ => {}
-        });
-    }
-
     fn spawn(&mut self, generation: u64) -> Result<(), End> {
         self.words.clear();
         if generation > 1 {
@@ -455,121 +404,10 @@ impl Supervisor<'_> {
         }
     }
 
-    fn tell_hang(&self) {
-        let (after, action) =
-            (self.loaded.config.supervise.hang_after, self.loaded.config.supervise.hang_action);
-        warn!(?after, ?action, "the proxy hangs");
-        self.board.note(|facts| facts.hangs += 1);
-    }
-
     fn signal(&self, send: fn(Leader), name: &str) {
         if let Some(leader) = self.leader {
             info!(pid = leader.id(), signal = name, "signal sent to the proxy's group");
             send(leader);
-        }
-    }
-
-    fn reap(&mut self) -> Event {
-        let reaped = process::reap(self.leader);
-        // While there is a proxy, its orphans may be at work for it; without one nobody needs them.
-        let is_alone = self.leader.is_none() || reaped.leader.is_some();
-        let left = if is_alone { sweep() } else { 0 };
-        if reaped.orphans > 0 {
-            debug!(count = reaped.orphans, "orphans reaped");
-        }
-        self.board.note(|facts| {
-            facts.orphans_reaped += u64::from(reaped.orphans);
-            facts.leaders_reaped += u64::from(reaped.leader.is_some());
-        });
-        if let Some(end) = reaped.leader {
-            let is_jvm = matches!(self.loaded.config.kind, ProxyKind::Jvm(_));
-            let end = end.explained(is_jvm, self.kills.were_for_memory(oom_kills()));
-            let pid = self.leader.take().map(Leader::id);
-            self.prober = JoinSet::new();
-            info!(pid, %end, class = self.machine.class_of(end), "proxy ended");
-            self.dying = Some((end, Instant::now() + SUCCESSION_PATIENCE));
-        }
-        // The end is one only once nothing is left of the proxy: another may be started at once.
-        match self.dying.take_if(|_| left == 0) {
-            Some((end, _)) => Event::Ended(end),
-            None => Event::Tick,
-        }
-    }
-
-    fn tell_probes(&self) {
-        let (new, now) = (self.machine.health(), self.started.elapsed());
-        self.board.note(|facts| {
-            facts.state = self.machine.state_name();
-            facts.budget_left = self.machine.budget_left(now);
-            facts.pause_until = self.machine.pause_until();
-            if new.ready.is_ok() {
-                facts.time_to_ready.get_or_insert(now);
-            }
-            match new.drain {
-                Drain::No => (facts.drain_begun, facts.drain_took) = (None, None),
-                Drain::UnderWay => _ = facts.drain_begun.get_or_insert(now),
-                Drain::Done | Drain::TimeUp => {
-                    let begun = *facts.drain_begun.get_or_insert(now);
-                    facts.drain_took.get_or_insert_with(|| now.saturating_sub(begun));
-                }
-            }
-        });
-        self.health.send_if_modified(|old| {
-            if *old == new {
-                return false;
-            }
-            if old.ready != new.ready {
-                match &new.ready {
-                    Ok(()) => info!("ready"),
-                    Err(why) => info!(reason = why.reason, why = why.message, "not ready"),
-                }
-            }
-            if old.drain != new.drain {
-                let Facts { in_flight: calls, drain_took: took, .. } = self.board.look();
-                info!(drain = new.drain.as_str(), calls, ?took, "drain");
-            }
-            *old = new;
-            true
-        });
-    }
-
-    fn tell_proxy(&self) {
-        if let Some(holds) = self.machine.holds(self.started.elapsed()) {
-            self.hold.send_if_modified(|held| std::mem::replace(held, holds) != holds);
-        }
-    }
-
-    /// Has the proxy's calls counted while somebody wants to know.
-    fn count_calls(&mut self) {
-        let config = &self.loaded.config;
-        let is_wanted = self.health.borrow().drain != Drain::No && self.leader.is_some();
-        if !is_wanted || !config.drain.is_told {
-            self.counter = None;
-        } else if self.counter.is_none() {
-            let (port, counts) = (config.ports.metrics.get(), self.counts.clone());
-            self.counter.insert(JoinSet::new()).spawn(probe::count_calls(port, counts));
-        }
-    }
-}
-
-fn sweep() -> usize {
-    process::sweep().unwrap_or_else(|error| {
-        warn!(%error, "what the proxy left behind is not looked for");
-        0
-    })
-}
-
-/// Leaves no process behind, as far as the kernel lets them go in time.
-async fn bury_all(signals: &mut Signals) {
-    let deadline = Instant::now() + BURY_PATIENCE;
-    loop {
-        process::reap(None);
-        if sweep() == 0 {
-            return;
-        }
-        if time::timeout_at(deadline, signals.child()).await.is_err() {
-            warn!("some processes of the proxy would not die");
-            return;
         }
     }
 }
