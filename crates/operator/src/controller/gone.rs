@@ -24,7 +24,9 @@ pub(super) async fn follow(
 
 async fn store_is_gone(ctx: &Context, store: &StatefulStore) {
     let users: Vec<_> = dependents(ctx, store).into_iter().map(|service| service.name).collect();
-    if users.is_empty() {
+    let is_left_alone =
+        store.metadata.namespace.as_deref().is_some_and(|name| ctx.caches.is_opted_out(name));
+    if users.is_empty() || is_left_alone {
         return;
     }
     let name = store.name_any();

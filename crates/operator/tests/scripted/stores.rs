@@ -88,6 +88,38 @@ async fn a_guard_stays_in_a_namespace_that_is_left_alone() {
     }
 }
 
+/// Who looks after the services there has its own to say about a store that they miss.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_goes_is_told_where_services_are_looked_after() {
+    for is_left_alone in [false, true] {
+        let cart = service("cart", &json!({ "datastore": { "name": "memory" } }));
+        let server = holding(&[cart, memory()]);
+        let connection = server.connect();
+        run_during(&connection, PLAIN, async {
+            rest(&connection).await;
+            if is_left_alone {
+                server.with(|store| {
+                    drop(store.put(&json!({
+                        "apiVersion": "v1", "kind": "Namespace", "metadata": {
+                            "name": "shop", "annotations": { "cloudstate.io/watch": "disabled" },
+                        },
+                    })));
+                });
+                rest(&connection).await;
+            }
+            server
+                .with(|store| store.delete(&key("StatefulStore", "memory"), &Value::Null))
+                .unwrap();
+            rest(&connection).await;
+        })
+        .await;
+        let events = server.with(|store| {
+            store.all().filter(|(_, object)| object["reason"] == "StoreInUse").count()
+        });
+        assert_eq!(events, usize::from(!is_left_alone), "left alone: {is_left_alone}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_store_that_cannot_be_looked_after_says_so_until_it_can() {
     let server = holding(&[postgres("db"), secret("MQ==")]);
