@@ -34,7 +34,7 @@ const ALL: [Bugs; 2] = [
         package: "operator",
         target: &["--test", "scripted"],
         module: "planted::",
-        at_least: 22,
+        at_least: 23,
     },
 ];
 

@@ -1,6 +1,7 @@
 //! Every write of objects: server-side apply, and only when something differs.
 
 pub(crate) mod child;
+pub(crate) mod former;
 mod held;
 pub(crate) mod orphans;
 mod own;

@@ -22,6 +22,8 @@ pub enum Bug {
     RightsKept,
     /// What others added to lists of ours stays.
     SurplusKept,
+    /// What a former manager of an object claims is not taken from it.
+    FormerClaims,
     /// A binding to another role is to be changed, which cannot be.
     RoleRefPatched,
     /// A store's change does not reach the services that name it.

@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 use tokio::task::JoinSet;
 use tracing::{debug, warn};
 
+use crate::apply::former::Claims;
 use crate::cache::{Cached, Filler, Former};
 use crate::client::WATCH_SECONDS;
 use crate::malformed::Malformed;
@@ -78,7 +79,8 @@ impl Watches {
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
         PartialObjectMeta<K>: Cached,
     {
-        let events = watcher(api, configure(labels)).map_ok(|event| event.modify(prune));
+        let events = watcher(api, configure(labels))
+            .map_ok(|event| event.modify(|object| prune(object, false)));
         tasks.spawn(self.clone().follow(events, filler, on_change));
     }
 
@@ -162,9 +164,13 @@ fn is_forbidden(error: &watcher::Error) -> bool {
 }
 
 /// Takes away what nobody reads.
-fn prune(object: &mut impl Resource) {
+fn prune(object: &mut impl Resource, is_applied: bool) {
     let metadata = object.meta_mut();
-    metadata.managed_fields = None;
+    // Mostly there is nothing to be done about who claims which field.
+    let claims = metadata.managed_fields.as_deref().filter(|_| is_applied);
+    if claims.is_none_or(|claims| Claims::of(claims) == Claims::Settled) {
+        metadata.managed_fields = None;
+    }
     if let Some(annotations) = &mut metadata.annotations {
         annotations.remove(LAST_APPLIED);
     }
@@ -172,14 +178,14 @@ fn prune(object: &mut impl Resource) {
 
 /// The event without what nobody reads, or nothing if its object is malformed: one such object must
 /// not stop the watch of all others.
-fn readable<K: Resource<DynamicType = ()>>(
+fn readable<K: Cached>(
     event: Event<DeserializeGuard<K>>,
     malformed: &Malformed,
 ) -> Option<Event<K>> {
     let unwrap = |guard: DeserializeGuard<K>| match guard.0 {
         Ok(mut object) => {
             malformed.forget(&object);
-            prune(&mut object);
+            prune(&mut object, K::IS_APPLIED);
             Some(object)
         }
         Err(invalid) => {

@@ -9,9 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 /// Between two steps of a path.
-const STEP: char = '\u{1f}';
+pub(crate) const STEP: char = '\u{1f}';
 /// In front of the key of an item.
-const ITEM: char = '\u{1e}';
+pub(crate) const ITEM: char = '\u{1e}';
 
 /// Lists that are merged, and what their items are known by. One that has none of a row's fields is
 /// known by the next row.

@@ -9,6 +9,7 @@
 //! What it claims is held to a real API server by one suite that runs on both (`tests/contract.rs`).
 
 mod checks;
+mod claims;
 mod defaults;
 mod fault;
 mod fields;

@@ -124,6 +124,7 @@ fn main_container(deployment: &Value) -> &Value {
 async fn suite(at: &Place) {
     apply_writes_only_what_differs(at).await;
     apply_takes_back_what_it_gives_up(at).await;
+    a_claim_to_a_field_can_be_taken_back(at).await;
     apply_leaves_what_others_add(at).await;
     writes_are_for_one_version_of_one_object(at).await;
     leases_are_replaced_by_version(at).await;
@@ -201,6 +202,37 @@ async fn apply_takes_back_what_it_gives_up(at: &Place) {
     assert_eq!(code(at.call("PATCH", conflicting, APPLY, &body).await), 409);
     let found = at.apply("core/configmaps/shared", &body).await.unwrap();
     assert_eq!(found["data"], json!({ "mine": "0", "theirs": "1" }));
+}
+
+async fn a_claim_to_a_field_can_be_taken_back(at: &Place) {
+    let with_label = |name: &str| {
+        let mut object = deployment(name);
+        object["metadata"]["labels"] = json!({ "kept": "1" });
+        object
+    };
+    for is_taken_back in [false, true] {
+        let name = format!("claimed-{is_taken_back}");
+        let path = format!("apps/deployments/{name}");
+        let create = "apps/deployments?fieldManager=former";
+        at.call("POST", create, JSON, &with_label(&name)).await.unwrap();
+        at.apply(&path, &with_label(&name)).await.unwrap();
+        if is_taken_back {
+            let live = at.get(&path).await.unwrap();
+            let mut claims = live["metadata"]["managedFields"].as_array().unwrap().clone();
+            let managers = claims.len();
+            claims.retain(|claim| claim["manager"] != "former");
+            assert_eq!(claims.len(), managers - 1, "{live}");
+            let without = json!({ "metadata": {
+                "managedFields": claims, "resourceVersion": live["metadata"]["resourceVersion"],
+            }});
+            at.call("PATCH", &format!("{path}?fieldManager=operator"), MERGE, &without)
+                .await
+                .unwrap();
+        }
+        let after = at.apply(&path, &deployment(&name)).await.unwrap();
+        let label = &after["metadata"]["labels"]["kept"];
+        assert_eq!(label.is_null(), is_taken_back, "{after}");
+    }
 }
 
 async fn apply_leaves_what_others_add(at: &Place) {

@@ -15,6 +15,7 @@ use tracing::info;
 
 use super::Failure;
 use super::child::Child;
+use super::former::Claims;
 use super::own::{Live, look_again};
 use crate::context::Context;
 use crate::drift;
@@ -111,7 +112,12 @@ async fn attempt<K: Child>(
         let live_json = to_json(&*live);
         let surplus = drift::surplus(compared, &live_json);
         let surplus = surplus.filter(|_| !planted::is(Bug::SurplusKept));
-        let is_as_wanted = surplus.is_none() && drift::holds(compared, &live_json);
+        let claims = match Claims::of(live.managed_fields()) {
+            _ if planted::is(Bug::FormerClaims) => Claims::Settled,
+            claims => claims,
+        };
+        let is_as_wanted =
+            surplus.is_none() && claims == Claims::Settled && drift::holds(compared, &live_json);
         if is_as_wanted && !planted::is(Bug::ApplyEachTime) {
             return Ok((live, Wrote::Nothing));
         }
@@ -119,16 +125,19 @@ async fn attempt<K: Child>(
             return Err(Error::Contended { kind: kind.into_owned(), name }.into());
         }
         let mut version = live.resource_version();
-        if let Some(mut patch) = surplus {
+        let claims = match claims {
+            Claims::Settled | Claims::OfOthers => None,
+            Claims::Shared(left) => {
+                info!(%kind, namespace, name, "what is applied is claimed by nobody else any more");
+                Some(Patch::Merge(json!({ "metadata": { "managedFields": left } })))
+            }
+        };
+        let surplus = surplus.map(|surplus| {
             info!(%kind, namespace, name, "additions by others are removed");
-            patch["metadata"]["uid"] = json!(live.uid());
-            patch["metadata"]["resourceVersion"] = json!(version);
-            let parameters = PatchParams { force: false, ..parameters.clone() };
-            let patch = Patch::Strategic(patch);
-            let patched = api.patch(&name, &parameters, &patch);
-            let patched = ctx.calls.write("patch", &kind, &name, patched).await;
-            let patched = patched.map_err(|error| Failure::of("patch", error, &kind, &name))?;
-            version = patched.resource_version();
+            Patch::Strategic(surplus)
+        });
+        for patch in claims.into_iter().chain(surplus) {
+            version = Some(change(ctx, &api, &live, version, patch).await?);
         }
         wanted.meta_mut().uid = live.uid();
         wanted.meta_mut().resource_version = version;
@@ -145,6 +154,33 @@ async fn attempt<K: Child>(
     applied.managed_fields_mut().clear();
     info!(%kind, namespace, name, resource_version = applied.resource_version(), "applied");
     Ok((Arc::new(applied), wrote))
+}
+
+/// Changes that version of the object, and says which one it is then.
+async fn change<K: Child>(
+    ctx: &Context,
+    api: &Api<K>,
+    live: &K,
+    version: Option<String>,
+    patch: Patch<Value>,
+) -> Result<String, Failure> {
+    let (kind, name) = (K::kind(&()), live.name_any());
+    let meant = |mut patch: Value| {
+        patch["metadata"]["uid"] = json!(live.uid());
+        patch["metadata"]["resourceVersion"] = json!(version);
+        patch
+    };
+    let patch = match patch {
+        Patch::Merge(patch) => Patch::Merge(meant(patch)),
+        Patch::Strategic(patch) => Patch::Strategic(meant(patch)),
+        other => other,
+    };
+    let parameters =
+        PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = api.patch_metadata(&name, &parameters, &patch);
+    let patched = ctx.calls.write("patch", &kind, &name, patched).await;
+    let patched = patched.map_err(|error| Failure::of("patch", error, &kind, &name))?;
+    Ok(patched.resource_version().unwrap_or_default())
 }
 
 /// Deletes the object that we know, and no other of its name.

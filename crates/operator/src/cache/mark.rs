@@ -19,6 +19,9 @@ use crate::apply::child::controller_of;
 pub(crate) trait Cached:
     Resource<DynamicType = ()> + Clone + Serialize + DeserializeOwned + Send + Sync + 'static
 {
+    /// Whether objects of this kind are applied by us, so that it matters who else claims their fields.
+    const IS_APPLIED: bool = false;
+
     /// What it can be found by, apart from its name.
     fn marks(&self) -> Vec<Mark>;
 }
@@ -88,8 +91,10 @@ impl Cached for Pod {
 }
 
 macro_rules! found_by_what_is_common {
-    ($($kind:ty),+ $(,)?) => {
+    ($is_applied:literal: $($kind:ty),+ $(,)?) => {
         $(impl Cached for $kind {
+            const IS_APPLIED: bool = $is_applied;
+
             fn marks(&self) -> Vec<Mark> {
                 common(self)
             }
@@ -98,14 +103,17 @@ macro_rules! found_by_what_is_common {
 }
 
 found_by_what_is_common!(
-    StatefulStore,
-    Deployment,
+    true: Deployment,
     Service,
     ServiceAccount,
     NetworkPolicy,
     PodDisruptionBudget,
     Role,
     RoleBinding,
+);
+
+found_by_what_is_common!(
+    false: StatefulStore,
     PartialObjectMeta<Namespace>,
     PartialObjectMeta<Secret>,
 );

@@ -232,6 +232,47 @@ async fn what_may_not_be_taken_back_is_told_and_let_be() {
     .await;
 }
 
+/// Somebody else made the objects once, such as a tool that restores them, and claims all their fields.
+pub(crate) async fn what_another_made_once_is_given_up_like_anything_else() {
+    let spec = json!({
+        "replicas": 2, "terminationGracePeriodSeconds": 7, "priorityClassName": "carts",
+        "podSecurityContext": { "fsGroup": 2000 },
+    });
+    let mut cart = service("cart", &spec);
+    cart["metadata"]["labels"] = json!({ "team": "blue" });
+    let server = holding(&[cart]);
+    settle(&server, PLAIN).await;
+    server.with(|store| {
+        for object in [
+            key("Deployment", "cart-deployment"),
+            key("Service", "cart"),
+            key("PodDisruptionBudget", "cart"),
+        ] {
+            let was = store.get(&object).unwrap();
+            store.delete(&object, &Value::Null).unwrap();
+            store.put(&was);
+        }
+    });
+    settle(&server, PLAIN).await;
+    let plain = service("cart", &json!({ "replicas": 2 }));
+    server.with(|store| drop(store.put(&plain)));
+    settle(&server, PLAIN).await;
+    let left = server.with(|store| {
+        let all = store.all().filter(|(key, _)| key.kind.name != "Event");
+        let all = all.map(|(key, object)| (key.clone(), object.to_string()));
+        let words = ["blue", "\"terminationGracePeriodSeconds\":7", "carts", "fsGroup"];
+        let is_left = |text: &str| words.into_iter().find(|word| text.contains(word));
+        all.filter_map(|(key, text)| Some((key, is_left(&text)?))).collect::<Vec<_>>()
+    });
+    assert!(left.is_empty(), "{left:?}");
+    assert_silence(&server, PLAIN, Duration::from_mins(1), "all claims are settled").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_another_made_once_is_given_up_with_all_else() {
+    what_another_made_once_is_given_up_like_anything_else().await;
+}
+
 /// A service that waits for its turn is kept as it is.
 pub(crate) async fn a_hand_edit_of_what_waits_is_put_back() {
     let slowly = |image: &str| {

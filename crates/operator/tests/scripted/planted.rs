@@ -56,6 +56,7 @@ caught! {
     leftovers:
     SettingLeavesOver by an_account_goes_with_the_last_pod,
     FormerSettingUnseen by what_a_setting_left_is_found,
+    FormerClaims by what_another_made_once_is_given_up_like_anything_else,
     WaitingUnguarded by a_hand_edit_of_what_waits_is_put_back,
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Key, NOW, Patch, Refusal, Store, Stored, WriteOptions};
 use crate::checks::check;
+use crate::claims;
 use crate::defaults::{fill_in, rolled_out};
 use crate::fields::{self, Duplicate, Fields, Owners, Shape, leaves};
 use crate::patch;
@@ -223,13 +224,18 @@ impl Store {
                 _ => remove(own, field),
             }
         }
+        let said = claims::read(&own["managedFields"]);
         remove(own, "managedFields");
         let owners = match ownership {
             Ownership::Known(owners) => owners,
-            Ownership::Changed { writer } => changed(live, &wanted, writer, shape(key)),
+            Ownership::Changed { writer } => changed(live, said, &wanted, writer, shape(key)),
         };
         fill_in(key.kind, &mut wanted);
         check(key.kind, before, &wanted)?;
+        // Of custom resources nobody wants to know.
+        if let Some(told) = claims::told(&owners).filter(|_| key.kind.has_merged_lists()) {
+            wanted["metadata"]["managedFields"] = told;
+        }
         if let Some(live) = live
             && *live.value == wanted
             && live.owners == owners
@@ -305,9 +311,15 @@ fn shape(key: &Key) -> Shape {
     Shape { merges_spec: key.kind.has_merged_lists() }
 }
 
-/// Who owns what after a write that is no apply.
-fn changed(live: Option<&Stored>, after: &Value, writer: String, shape: Shape) -> Owners {
-    let mut owners = live.map(|live| live.owners.clone()).unwrap_or_default();
+/// Who owns what after a write that is no apply, in which who owned what before may be said.
+fn changed(
+    live: Option<&Stored>,
+    said: Option<Owners>,
+    after: &Value,
+    writer: String,
+    shape: Shape,
+) -> Owners {
+    let mut owners = said.or_else(|| live.map(|live| live.owners.clone())).unwrap_or_default();
     let old = live.map(|live| leaves(&live.value, shape)).unwrap_or_default();
     let new = leaves(after, shape);
     let changed: Fields = new
