@@ -59,6 +59,14 @@ pub(super) fn every_field_reaches_the_pod(namespace: &mut Namespace<'_>) -> anyh
     namespace.get("networkpolicy", SERVICE)?;
     let replicas = namespace.get("statefulservice", SERVICE)?["status"]["replicas"].take();
     ensure!(replicas == 2, "status.replicas is {replicas}");
+    // With two replicas there would be a budget by default.
+    let off = json!({"enabled": false});
+    let patch = json!({"spec": {"podDisruptionBudget": off, "networkPolicy": off}}).to_string();
+    namespace.kubectl(&["patch", "statefulservice", SERVICE, "--type=merge", "--patch", &patch])?;
+    until("budget and policy are switched off", Duration::from_secs(10), || {
+        let count = namespace.list("poddisruptionbudgets,networkpolicies")?.len();
+        Ok(if count == 0 { Ok(()) } else { Err(format!("{count} of them are there")) })
+    })?;
     namespace.kubectl(&["delete", "priorityclass", &class, "--wait=false"]).map(drop)
 }
 
