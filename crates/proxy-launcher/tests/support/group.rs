@@ -4,6 +4,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU16, Ordering},
+    thread,
+    time::Duration,
 };
 
 const ROOT: &str = "/sys/fs/cgroup";
@@ -80,7 +82,13 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The launcher in it may be dying still.
-        let _ = fs::remove_dir(&self.group);
+        // Those in it may be dying still.
+        const TRIES: u32 = 200;
+        for _ in 0..TRIES {
+            if fs::remove_dir(&self.group).is_ok() {
+                return;
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 }

@@ -379,9 +379,16 @@ impl Launcher {
 
 impl Drop for Launcher {
     fn drop(&mut self) {
-        // Its proxy goes with it: that is what the parent-death signal is for.
+        if !matches!(self.process.try_wait(), Ok(None)) {
+            return;
+        }
+        // Its proxy goes with it: that is what the parent-death signal is for. What that has left does not.
+        let children = Process::of(self.process.id().into()).children();
         let _ = self.process.kill();
         let _ = self.process.wait();
+        for child in children {
+            let _ = kill_process(child.0, Signal::KILL);
+        }
     }
 }
 
