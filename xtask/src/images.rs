@@ -57,28 +57,41 @@ impl Image {
     }
 }
 
-/// Builds our static programs in release mode, in one call, and says where they are.
+/// Relocations packed, of which a program that may lie anywhere has thousands.
+const STATIC: &str = "-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs";
+
+/// Builds static programs of ours in a profile of `Cargo.toml`, in one call, and says in which folder they are.
 ///
 /// # Errors
 /// When cargo fails; the end of its log is part of the text.
-pub fn static_programs(progress: &Progress, packages: &[&str]) -> Result<PathBuf> {
+pub fn static_programs(progress: &Progress, profile: &str, packages: &[&str]) -> Result<PathBuf> {
     let root = layout::root();
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let folder = root.join("target/static");
     let mut build = run::cargo(&root);
-    build.args(["build", "--locked", "--release", "--target", &target]);
+    build.args(["build", "--locked", "--profile", profile, "--target", &target]);
     for package in packages {
         build.args(["--package", package]);
     }
-    build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
+    build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", STATIC);
     build
         .env("CARGO_NET_RETRY", "1")
         .env("CARGO_HTTP_TIMEOUT", "30")
         .env("CARGO_TERM_COLOR", "never");
-    progress.run("build-static", build, Duration::from_mins(30)).map_err(|error| {
+    let log = format!("build-{}", packages.join("-"));
+    progress.run(&log, build, Duration::from_mins(30)).map_err(|error| {
         network_hint::explain(error, "the crate registry", "[source] in ~/.cargo/config.toml")
     })?;
-    Ok(folder.join(target).join("release"))
+    Ok(folder.join(target).join(profile))
+}
+
+/// Builds the launcher as it ships.
+///
+/// # Errors
+/// As [`static_programs`].
+pub fn launcher(progress: &Progress) -> Result<PathBuf> {
+    const NAME: &str = "proxy-launcher";
+    Ok(static_programs(progress, "small", &[NAME])?.join(NAME))
 }
 
 /// Builds the Go program of a sample, a `tool` of the module in `folder`, under the sample's name.

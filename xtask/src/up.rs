@@ -17,8 +17,8 @@ use crate::{
     progress::Progress,
 };
 
-/// Programs of ours that go into images.
-const PROGRAMS: [&str; 3] = ["operator", "proxy-launcher", "proxy"];
+/// Programs of ours that go into images, besides the launcher.
+const PROGRAMS: [&str; 2] = ["operator", "proxy"];
 /// Free disk in GiB for a first run: Go's caches are the most of it.
 const SPACE_FIRST: u64 = 14;
 /// Free disk in GiB for a later run.
@@ -164,7 +164,8 @@ fn build_parts(sh: &Shell, progress: &Progress, parts: &[&Part]) -> Result<()> {
 fn build_images(sh: &Shell, progress: &Progress) -> Result<Images> {
     progress.say("building operator, launcher, proxy (release, static) and the sample");
     let root = layout::root();
-    let programs = images::static_programs(progress, &PROGRAMS)?;
+    let programs = images::static_programs(progress, "release", &PROGRAMS)?;
+    let launcher = images::launcher(progress)?;
     let go = Go::find(sh, progress)?;
     let sample = root.join("samples/shopping-cart");
     let cart = images::go_program(progress, &go, &sample, "shopping-cart")?;
@@ -177,11 +178,8 @@ fn build_images(sh: &Shell, progress: &Progress) -> Result<Images> {
     };
     let deploy = root.join("deploy/images");
     let operator = recipe("operator", &deploy.join("operator"), vec![programs.join("operator")]);
-    let sidecar = recipe(
-        "sidecar",
-        &deploy.join("sidecar"),
-        vec![programs.join("proxy-launcher"), programs.join("proxy")],
-    );
+    let sidecar =
+        recipe("sidecar", &deploy.join("sidecar"), vec![launcher, programs.join("proxy")]);
     let shopping_cart = recipe("shopping-cart", &sample, vec![cart]);
     Ok(Images {
         operator: images::build(progress, &operator)?,

@@ -20,7 +20,7 @@ pub(super) fn run(root: &Path, progress: &Progress, arguments: &[String]) -> Res
     host::ensure_packages(&Shell::new()?, progress, &[TINI])?;
     progress.say("building for speed");
     build(root, &["--release"])?;
-    let launcher = images::static_programs(progress, &["proxy-launcher"])?.join("proxy-launcher");
+    let launcher = images::launcher(progress)?;
     let json = figures(root)?.join("launcher.json");
     let mut command = program(root, &["--release"], "launcher-bench");
     command.args(["--tini", TINI.1, "--launcher"]).arg(launcher).arg("--json").arg(json);

@@ -199,20 +199,14 @@ impl Cluster {
 
 /// The image of `crates/scripted-function`.
 fn scripted_function(progress: &Progress) -> anyhow::Result<Image> {
+    const NAME: &str = "scripted-function";
     progress.say("building the scripted user function (release, static)");
-    let root = layout::root();
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let folder = root.join("target/static");
-    let mut build = cargo(&root);
-    build.args(["build", "--locked", "--release", "--target", &target]);
-    build.args(["--package", "scripted-function"]);
-    build.env("CARGO_TARGET_DIR", &folder).env("RUSTFLAGS", "-C target-feature=+crt-static");
-    progress.run("build-scripted", build, Duration::from_mins(15))?;
+    let program = images::static_programs(progress, "release", &[NAME])?.join(NAME);
     let recipe = Recipe {
-        name: "scripted-function".to_owned(),
+        name: NAME.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        dockerfile: root.join("xtask/parts/scripted-function"),
-        programs: vec![folder.join(target).join("release/scripted-function")],
+        dockerfile: layout::root().join("xtask/parts").join(NAME),
+        programs: vec![program],
         arguments: Vec::new(),
     };
     images::build(progress, &recipe)

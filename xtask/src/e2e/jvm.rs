@@ -55,8 +55,7 @@ fn image(progress: &Progress) -> Result<Image> {
     let base =
         debian::unpacked(progress, "openjdk-17", &["base-files", "openjdk-17-jre-headless"])?;
     let root = layout::root();
-    let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let launcher = root.join("target/static").join(target).join("release/proxy-launcher");
+    let launcher = images::launcher(progress)?;
     images::build(
         progress,
         &Recipe {

@@ -24,7 +24,7 @@ const BARS: [Bar; 15] = [
     bar("start added, p99", "ms", 6.0),
     bar("TERM to handler, p50", "ms", 0.3),
     bar("TERM to handler, p99", "ms", 2.0),
-    bar("proxy left to started again", "ms", 2.0),
+    bar("added when started again", "ms", 2.0),
     bar("user function up to ready, p99", "ms", 60.0),
     bar("/ready at 200/s, p99", "ms", 2.0),
     bar("/ready at 200/s, processor", "%", 2.0),
