@@ -7,7 +7,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api::StatefulService;
 use k8s_openapi::api::core::v1::ObjectReference;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::{Resource, ResourceExt};
 use tokio::sync::Notify;
@@ -74,6 +76,19 @@ impl Malformed {
         }
     }
 
+    /// One that cannot be read is gone.
+    pub(crate) fn gone<K: Resource<DynamicType = ()>>(&self, metadata: &ObjectMeta) {
+        let name = metadata.name.clone().unwrap_or_default();
+        self.lock().remove(&(K::kind(&()).into_owned(), metadata.namespace.clone(), name));
+    }
+
+    /// Whether the namespace has services of which nobody knows what they need.
+    pub(crate) fn has_services(&self, namespace: &str) -> bool {
+        let kind = StatefulService::kind(&());
+        let all = self.lock();
+        all.keys().any(|(of, within, _)| *of == kind && within.as_deref() == Some(namespace))
+    }
+
     /// What was not told yet, which it is from now on.
     fn take(&self) -> Vec<(ObjectReference, String)> {
         let mut all = self.lock();
@@ -108,9 +123,6 @@ pub(crate) async fn tell(ctx: &Context) {
 
 #[cfg(test)]
 mod tests {
-    use api::StatefulService;
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
     use super::*;
 
     fn metadata() -> ObjectMeta {
@@ -137,6 +149,10 @@ mod tests {
         malformed.tell_all_anew();
         assert_eq!(malformed.take().len(), 1);
 
+        assert!(malformed.has_services("shop") && !malformed.has_services("stock"));
+        malformed.gone::<StatefulService>(&metadata());
+        assert!(!malformed.has_services("shop"));
+        find("a");
         let mut service = StatefulService::new("cart", api::StatefulServiceSpec::default());
         service.metadata = metadata();
         malformed.forget(&service);

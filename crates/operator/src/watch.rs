@@ -202,6 +202,10 @@ fn readable<K: Cached>(
     };
     Some(match event {
         Event::Apply(guard) => Event::Apply(unwrap(guard)?),
+        Event::Delete(DeserializeGuard(Err(invalid))) => {
+            malformed.gone::<K>(&invalid.metadata);
+            return None;
+        }
         Event::Delete(guard) => Event::Delete(unwrap(guard)?),
         Event::InitApply(guard) => Event::InitApply(unwrap(guard)?),
         Event::Init => Event::Init,

@@ -165,6 +165,10 @@ pub(crate) async fn take_back_all(ctx: &Context, namespace: &str) -> Result<bool
     if bindings.is_empty() && roles.is_empty() || planted::is(Bug::RightsKept) {
         return Ok(false);
     }
+    if ctx.malformed.has_services(namespace) {
+        // What they need is not known, and their pods run.
+        return Ok(false);
+    }
     let Some(needed) = needed(ctx, namespace) else { return Ok(false) };
     let mut role_is_used = false;
     let mut failed = None;

@@ -54,6 +54,32 @@ async fn rights_follow_when_many_services_change_their_accounts() {
     assert_silence(&server, JARS, Duration::from_mins(3), "after the change").await;
 }
 
+/// A service that cannot be read keeps its pods, and they their rights, until it is gone.
+#[tokio::test(start_paused = true)]
+async fn rights_stay_with_a_service_that_cannot_be_read() {
+    let server = holding(&[with_account("cart", "a"), with_account("stock", "b")]);
+    settle(&server, JARS).await;
+    let mut malformed = with_account("cart", "a");
+    malformed["spec"]["replicas"] = json!("three");
+    let connection = server.connect();
+    run_during(&connection, JARS, async {
+        rest(&connection).await;
+        server.with(|store| drop(store.put(&malformed)));
+        tokio::time::sleep(Duration::from_mins(3)).await;
+    })
+    .await;
+    // And for one that has never known it otherwise.
+    let connection = server.connect();
+    run_during(&connection, JARS, async {
+        tokio::time::sleep(Duration::from_mins(3)).await;
+        assert_eq!(server.with(|store| accounts(store)), ["a", "b"]);
+        server.with(|store| store.delete(&key("StatefulService", "cart"), &Value::Null)).unwrap();
+        tokio::time::sleep(Duration::from_mins(3)).await;
+        assert_eq!(server.with(|store| accounts(store)), ["b"]);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_role_goes_when_bindings_are_to_that_of_the_cluster() {
     let has_role = |store: &Store| store.get(&key("Role", ROLE)).is_some();
