@@ -205,15 +205,16 @@ async fn apply_takes_back_what_it_gives_up(at: &Place) {
 }
 
 async fn a_claim_to_a_field_can_be_taken_back(at: &Place) {
+    // A ConfigMap, since nobody else writes it between two calls of ours.
     let with_label = |name: &str| {
-        let mut object = deployment(name);
+        let mut object = config_map(name, &json!({}));
         object["metadata"]["labels"] = json!({ "kept": "1" });
         object
     };
     for is_taken_back in [false, true] {
         let name = format!("claimed-{is_taken_back}");
-        let path = format!("apps/deployments/{name}");
-        let create = "apps/deployments?fieldManager=former";
+        let path = format!("core/configmaps/{name}");
+        let create = "core/configmaps?fieldManager=former";
         at.call("POST", create, JSON, &with_label(&name)).await.unwrap();
         at.apply(&path, &with_label(&name)).await.unwrap();
         if is_taken_back {
@@ -229,7 +230,7 @@ async fn a_claim_to_a_field_can_be_taken_back(at: &Place) {
                 .await
                 .unwrap();
         }
-        let after = at.apply(&path, &deployment(&name)).await.unwrap();
+        let after = at.apply(&path, &config_map(&name, &json!({}))).await.unwrap();
         let label = &after["metadata"]["labels"]["kept"];
         assert_eq!(label.is_null(), is_taken_back, "{after}");
     }

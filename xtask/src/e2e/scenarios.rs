@@ -93,6 +93,7 @@ pub(super) const ALL: &[Scenario] = &[
     scenario!(sidecar::jvm_proxy_that_is_killed_comes_back),
     scenario!(bad_input::event_sourced_without_datastore),
     scenario!(bad_input::image_that_does_not_exist),
+    scenario!(sidecar::jvm_rights_go_with_the_last_service),
     scenario!(sidecar::jvm_sidecar_outlives_its_user_function),
     scenario!(postgres::cart_on_postgres_survives_its_pod),
     scenario!(postgres::replicas_are_pinned_with_a_store),

@@ -52,6 +52,26 @@ pub(in super::super) fn jvm_heap_is_the_one_asked_for(
     Ok(())
 }
 
+/// What the pods of such services may do is taken back when there is no such service any more.
+pub(in super::super) fn jvm_rights_go_with_the_last_service(
+    namespace: &mut Namespace<'_>,
+) -> anyhow::Result<()> {
+    let rights = |is_wanted: bool| {
+        until("rights are as they should be", PATIENCE, || {
+            let kinds = ["get", "roles,rolebindings", "--output=name"];
+            let names = namespace.kubectl(&kinds)?;
+            let is_there = names.lines().count() == if is_wanted { 2 } else { 0 };
+            Ok(if is_there { Ok(()) } else { Err(format!("{names:?}")) })
+        })
+    };
+    namespace.apply(&Kind::Jvm.service(namespace.cluster, "  replicas: 0"))?;
+    rights(true)?;
+    namespace.kubectl(&["delete", "statefulservice", SERVICE])?;
+    let ((), took) = rights(false)?;
+    namespace.note(format!("gone {took:.1?} after the service"));
+    Ok(())
+}
+
 /// `kill -9` of the JVM: the launcher starts it again, and Kubernetes does not notice.
 pub(in super::super) fn jvm_proxy_that_is_killed_comes_back(
     namespace: &mut Namespace<'_>,
