@@ -176,6 +176,9 @@ pub mod env {
     pub const CASSANDRA_PASSWORD: &str = "CASSANDRA_PASSWORD";
     /// Idle time after which an entity is passivated, when the operator's settings say one.
     pub const PASSIVATION_TIMEOUT: &str = "CLOUDSTATE_PROXY_PASSIVATION_TIMEOUT";
+    /// How Postgres is reached, as one URL that may hold the password; what it leaves out, and nothing else, the
+    /// other variables say.
+    pub const POSTGRES_URL: &str = "POSTGRES_URL";
     /// Host name or address of Postgres.
     pub const POSTGRES_SERVICE: &str = "POSTGRES_SERVICE";
     /// Port of Postgres; 5432 unless set.

@@ -1,15 +1,18 @@
 //! The only reader of the environment: everything else receives a [`Config`]
 //! (`docs/environment.md`).
 
+mod show;
 mod store;
+mod url;
 
 use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration};
 
 use api::{
     contract::{env, port},
-    environment::{Problems, Reader, size, value},
+    environment::{Problems, Reader, Reading, size, value},
 };
 
+pub use self::show::{json, problems, table};
 use crate::{budget, entity, journal, serve, spec::Terms, user_function};
 
 const PROTOCOL_CHECK: &str = "CLOUDSTATE_PROXY_PROTOCOL_COMPATIBILITY_CHECK";
@@ -49,6 +52,19 @@ pub struct Config {
     pub drain: Duration,
     /// How much is logged.
     pub log_level: &'static str,
+    /// Tells two configurations apart, secrets left aside.
+    pub hash: String,
+}
+
+/// An environment that was read.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The settings.
+    pub config: Config,
+    /// What is odd about the environment, and does no harm.
+    pub warnings: Vec<String>,
+    /// Every variable that counts, with the value in effect; secrets are masked.
+    pub readings: Vec<Reading>,
 }
 
 /// The process's environment.
@@ -56,17 +72,34 @@ pub fn process_environment() -> Vec<(OsString, OsString)> {
     std::env::vars_os().collect()
 }
 
-/// Reads an environment; gives settings and what was odd about them.
+/// Reads an environment.
 ///
 /// # Errors
 /// [`Problems`] with every value that cannot be used.
-pub fn load(environment: Vec<(OsString, OsString)>) -> Result<(Config, Vec<String>), Problems> {
+pub fn load(environment: Vec<(OsString, OsString)>) -> Result<Loaded, Problems> {
     let mut reader = Reader::new(environment);
-    let config = read(&mut reader);
+    let mut config = read(&mut reader);
     // What nobody reads although it looks like ours is told of.
     reader.warn_of_unknown(env::PROXY_PREFIX);
+    let readings = reader.readings();
+    config.hash = show::hash(&readings);
     let (_rest, warnings, problems) = reader.finish();
-    if problems.is_empty() { Ok((config, warnings)) } else { Err(Problems(problems)) }
+    if problems.is_empty() {
+        Ok(Loaded { config, warnings, readings })
+    } else {
+        Err(Problems(problems))
+    }
+}
+
+/// The schema for our tables in Postgres, whatever else the environment says.
+///
+/// # Errors
+/// [`Problems`] with the name that cannot be one.
+pub fn postgres_schema(environment: Vec<(OsString, OsString)>) -> Result<Option<String>, Problems> {
+    let mut reader = Reader::new(environment);
+    let schema = reader.read_optional(env::POSTGRES_SCHEMA, store::schema);
+    let (_rest, _warnings, problems) = reader.finish();
+    if problems.is_empty() { Ok(schema) } else { Err(Problems(problems)) }
 }
 
 /// The names of all variables that are looked at: what contract and documentation are held to.
@@ -109,6 +142,7 @@ fn read(reader: &mut Reader) -> Config {
         },
         drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
+        hash: String::new(),
     }
 }
 
@@ -127,8 +161,12 @@ fn read_memory(reader: &mut Reader) -> u64 {
 mod tests {
     use super::*;
 
-    fn load_from(pairs: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
+    fn loaded(pairs: &[(&str, &str)]) -> Result<Loaded, Problems> {
         load(pairs.iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+
+    fn load_from(pairs: &[(&str, &str)]) -> Result<(Config, Vec<String>), Problems> {
+        loaded(pairs).map(|loaded| (loaded.config, loaded.warnings))
     }
 
     #[test]
@@ -187,5 +225,42 @@ mod tests {
     fn a_typing_error_in_a_name_is_told() {
         let (_, warnings) = load_from(&[("CLOUDSTATE_PROXY_PASSIVATION", "30s")]).unwrap();
         assert!(warnings[0].starts_with("CLOUDSTATE_PROXY_PASSIVATION is not a known setting"));
+    }
+
+    #[test]
+    fn settings_show_with_their_source_and_without_secrets() {
+        let loaded = loaded(&[
+            ("POSTGRES_URL", "postgres://anna:s3cret@db/cart"),
+            ("HTTP_PORT", "9000"),
+            ("CLOUDSTATE_PROXY_BIND", "127.0.0.1"),
+        ]);
+        let readings = loaded.unwrap().readings;
+        let table = table(&readings);
+        let row = |name: &str| {
+            let found = table.lines().find(|line| line.starts_with(&format!("{name} ")));
+            found.unwrap().split_whitespace().skip(1).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(row("HTTP_PORT"), "9000 environment");
+        assert_eq!(row("METRICS_PORT"), "9090 default");
+        assert_eq!(row("MEMORY_LIMIT"), "- default");
+        assert_eq!(row("POSTGRES_URL"), "postgres://anna:***@db/cart environment");
+        assert_eq!(row("POSTGRES_USERNAME"), "anna POSTGRES_URL");
+        assert_eq!(row("POSTGRES_PASSWORD"), "*** POSTGRES_URL");
+        assert_eq!(row("POSTGRES_PORT"), "5432 default");
+        let json = json(&readings);
+        assert_eq!(json["POSTGRES_DATABASE"]["value"], "cart");
+        assert_eq!(json["POSTGRES_DATABASE"]["source"], "POSTGRES_URL");
+        assert!(!table.contains("s3cret") && !json.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn the_hash_tells_settings_apart_and_no_secrets() {
+        let hash = |pairs: &[(&str, &str)]| load_from(pairs).unwrap().0.hash;
+        let plain = hash(&[]);
+        assert_eq!(plain.len(), 16);
+        assert_eq!(plain, hash(&[("HTTP_PORT", "8013"), ("ELSEWHERE", "x")]));
+        assert_ne!(plain, hash(&[("HTTP_PORT", "8014")]));
+        let password = |password| hash(&[("POSTGRES_PASSWORD", password)]);
+        assert_eq!(password("one"), password("two"));
     }
 }

@@ -7,6 +7,7 @@
 pub mod action;
 pub mod admin;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod discovery;
 pub mod ending;

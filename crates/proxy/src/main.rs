@@ -1,16 +1,26 @@
-//! The proxy's program: settings, log, signals, last words, exit code.
+//! The proxy's program: command line, settings, log, signals, last words, exit code.
 
-use std::{fs, num::NonZero, path::Path, process::ExitCode, thread};
+use std::{
+    fs,
+    io::{self, Write as _},
+    num::NonZero,
+    path::Path,
+    process::ExitCode,
+    thread,
+};
 
 use api::{
     Chain,
     contract::{NotReady, exit, reason},
-    environment::termination_path,
+    environment::{Problems, termination_path},
 };
 use proxy::{
-    config::{self, Config},
+    cli::{self, Invocation, Verb},
+    config::{self, Config, Loaded},
+    journal::postgres::statements,
     log,
 };
+use serde_json::json;
 use tokio::{
     runtime,
     signal::unix::{SignalKind, signal},
@@ -23,10 +33,31 @@ use tracing::{error, info, warn};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1)) {
+        Ok(Invocation { verb: Verb::Run, .. }) => run(),
+        Ok(invocation) if invocation.verb == Verb::CheckConfig => check_config(invocation).into(),
+        Ok(Invocation { verb: Verb::PrintSchema, .. }) => print_schema().into(),
+        Ok(_) => {
+            say(&format!("proxy {}", env!("CARGO_PKG_VERSION")));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            log::start("info");
+            error!(%error, "the command line is refused");
+            let reason = reason::CONFIGURATION_REFUSED.to_owned();
+            if let Some(path) = termination_path(config::process_environment()) {
+                leave_words(&path, &NotReady { reason, message: error.to_string() });
+            }
+            exit::USAGE.into()
+        }
+    }
+}
+
+fn run() -> ExitCode {
     let environment = config::process_environment();
     let termination_path = termination_path(environment.iter().cloned());
     let (code, refusal) = match config::load(environment) {
-        Ok((config, warnings)) => {
+        Ok(Loaded { config, warnings, .. }) => {
             log::start(config.log_level);
             for warning in warnings {
                 warn!(warning, "odd setting");
@@ -54,6 +85,57 @@ fn main() -> ExitCode {
     code.into()
 }
 
+/// Prints what a proxy in this environment would go by, or all that is wrong with it.
+fn check_config(invocation: Invocation) -> u8 {
+    let Loaded { warnings, readings, config } = match config::load(config::process_environment()) {
+        Ok(loaded) => loaded,
+        Err(problems) => return say_problems(&problems, invocation.json),
+    };
+    let denied = invocation.deny_warnings && !warnings.is_empty();
+    if invocation.json {
+        let settings = config::json(&readings);
+        say(&json!({ "warnings": warnings, "hash": config.hash, "settings": settings }).to_string());
+    } else {
+        say(config::table(&readings).trim_end());
+        for warning in &warnings {
+            say(&format!("warning: {warning}"));
+        }
+        if denied {
+            say("error: there are warnings, and --deny-warnings was given");
+        } else {
+            say(&format!("ok: the configuration's hash is {}", config.hash));
+        }
+    }
+    if denied { exit::CONFIG } else { 0 }
+}
+
+/// Prints what an administrator runs where the proxy may not create its tables.
+fn print_schema() -> u8 {
+    match config::postgres_schema(config::process_environment()) {
+        Ok(schema) => {
+            say(statements(schema.as_deref()).trim_end());
+            0
+        }
+        Err(problems) => say_problems(&problems, false),
+    }
+}
+
+fn say_problems(problems: &Problems, json: bool) -> u8 {
+    if json {
+        say(&json!({ "errors": config::problems(&problems.0) }).to_string());
+    } else {
+        for problem in &problems.0 {
+            say(&format!("error: {problem}"));
+        }
+    }
+    exit::CONFIG
+}
+
+/// Prints a line; a closed pipe is the reader's wish.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// Runs the proxy on its threads: half of the processors, since the user function works beside it. A call
 /// goes through several tasks, and to wake one on another thread costs more than most of them do.
 ///
@@ -71,13 +153,13 @@ fn serve(config: Config) -> Result<(), Box<dyn std::error::Error>> {
         }
     };
     let runtime = builder.enable_all().build()?;
-    let ended = runtime.block_on(run(config));
+    let ended = runtime.block_on(stay(config));
     // Nothing that still blocks a thread is worth waiting for.
     runtime.shutdown_background();
     ended
 }
 
-async fn run(config: Config) -> Result<(), Box<dyn std::error::Error>> {
+async fn stay(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         listen = %config.listen,

@@ -22,8 +22,10 @@ pub struct Reading {
     pub variable: &'static str,
     /// The value in effect; none when it is unset and has no default. A secret shows as `***`.
     pub value: Option<String>,
-    /// Whether it was set; else the value is a default.
+    /// Whether it was set; else the value is a default, or what another variable says.
     pub is_set: bool,
+    /// The other variable, where one says this one's value.
+    pub said_by: Option<&'static str>,
 }
 
 /// An environment in the course of being read.
@@ -143,6 +145,14 @@ impl Reader {
         }
     }
 
+    /// As [`Self::note`], for a value that stands in another variable.
+    pub fn note_by(&mut self, variable: &str, value: impl Into<String>, by: &'static str) {
+        if let Some(reading) = self.readings.get_mut(variable) {
+            reading.value = Some(value.into());
+            reading.said_by = Some(by);
+        }
+    }
+
     /// Everything that was asked for so far, sorted by variable.
     pub fn readings(&self) -> Vec<Reading> {
         self.readings.values().cloned().collect()
@@ -197,7 +207,8 @@ impl Reader {
         parse: fn(&str) -> Result<T, Refusal>,
     ) -> Option<T> {
         let set = self.shown(variable);
-        self.readings.insert(variable, Reading { variable, is_set: set.is_some(), value: set });
+        let is_set = set.is_some();
+        self.readings.insert(variable, Reading { variable, is_set, value: set, said_by: None });
         let value = self.environment.get(&OsString::from(variable))?;
         let refusal = match value.to_str() {
             None => Refusal { kind: Kind::NotUtf8, expected: "text in UTF-8".to_owned() },

@@ -23,7 +23,8 @@ use crate::jvm::secret_name;
 /// Largest file with settings, or with a secret.
 const FILE_MAX: usize = 64 * 1024;
 /// Variables whose values must show nowhere; each can be read from a file.
-pub(super) const SECRETS: [&str; 2] = [env::POSTGRES_PASSWORD, env::CASSANDRA_PASSWORD];
+pub(super) const SECRETS: [&str; 3] =
+    [env::POSTGRES_PASSWORD, env::POSTGRES_URL, env::CASSANDRA_PASSWORD];
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -373,6 +373,7 @@ fn store(reader: &mut Reader, config: &Config) {
     // Here for the service link alone: a Service named `postgres` sets it.
     reader.read_port(env::POSTGRES_PORT, 5432);
     let password = reader.read_secret(env::POSTGRES_PASSWORD, secret);
+    let url = reader.read_secret(env::POSTGRES_URL, secret);
     let allow_plaintext = reader.read(ALLOW_PLAINTEXT_STORE, "false", value::switch);
     let ProxyKind::Jvm(jvm) = &config.kind else { return };
     for pair in [
@@ -408,6 +409,12 @@ fn store(reader: &mut Reader, config: &Config) {
         reader.warn(format!(
             "{} is not set: a proxy made of jars then uses the password that its image brings",
             env::POSTGRES_PASSWORD
+        ));
+    }
+    if url.is_some() {
+        reader.warn(format!(
+            "{} is set, and a proxy made of jars does not read it",
+            env::POSTGRES_URL
         ));
     }
     let ssl = reader.read_optional(env::POSTGRES_SSL, value::switch) == Some(true);

@@ -1,12 +1,13 @@
 //! Settings of the store.
 
-use std::path::PathBuf;
+use std::{fmt::Display, path::PathBuf};
 
 use api::{
     contract::{Store, env},
     environment::{Kind, Problem, Reader, Refusal, value},
 };
 
+use super::url::Url;
 use crate::journal::{
     Settings,
     postgres::{self, Secret, Tls, TlsMode},
@@ -15,6 +16,8 @@ use crate::journal::{
 const AUTO_CREATE_TABLES: &str = "CLOUDSTATE_PROXY_AUTO_CREATE_TABLES";
 /// Says no more than that TLS is wanted, or not.
 const SSL: &str = env::POSTGRES_SSL;
+/// What is shown of a secret.
+const HIDDEN: &str = "***";
 
 /// Which kind of store, and how it is reached.
 pub(super) fn read(reader: &mut Reader) -> (Store, Settings) {
@@ -48,28 +51,112 @@ fn served(text: &str) -> Result<Store, Refusal> {
 }
 
 fn postgres(reader: &mut Reader, used: bool) -> postgres::Settings {
+    let url = reader.read_secret(env::POSTGRES_URL, |text| {
+        Url::parse(text)?;
+        Ok(text.to_owned())
+    });
+    let url = url.and_then(|text| Url::parse(&text).ok()).unwrap_or_default();
+    if url.host.is_some() {
+        reader.note(env::POSTGRES_URL, url.masked());
+    }
+    let host = reader.read(env::POSTGRES_SERVICE, "localhost", value::text);
+    let port = reader.read_port(env::POSTGRES_PORT, 5432).get();
+    let database = reader.read(env::POSTGRES_DATABASE, "cloudstate", value::text);
+    let role = reader.read(env::POSTGRES_USERNAME, "cloudstate", value::text);
+    let password = reader.read_secret(env::POSTGRES_PASSWORD, |text| Ok(text.to_owned()));
+    let tls = tls(reader, &url, used);
+    let mut parts = Parts { reader, used };
     postgres::Settings {
-        host: reader.read(env::POSTGRES_SERVICE, "localhost", value::text),
-        port: reader.read_port(env::POSTGRES_PORT, 5432).get(),
-        database: reader.read(env::POSTGRES_DATABASE, "cloudstate", value::text),
-        user: reader.read(env::POSTGRES_USERNAME, "cloudstate", value::text),
-        password: Secret(
-            reader
-                .read_secret(env::POSTGRES_PASSWORD, |text| Ok(text.to_owned()))
-                .unwrap_or_default(),
-        ),
+        host: parts.either(env::POSTGRES_SERVICE, host, url.host),
+        port: parts.either(env::POSTGRES_PORT, port, url.port),
+        database: parts.either(env::POSTGRES_DATABASE, database, url.database),
+        user: parts.either(env::POSTGRES_USERNAME, role, url.user),
+        password: parts
+            .any(env::POSTGRES_PASSWORD, password.map(Secret), url.password, |_| HIDDEN.to_owned())
+            .unwrap_or_default(),
         schema: reader.read_optional(env::POSTGRES_SCHEMA, schema),
-        tls: tls(reader, used),
+        tls,
         create_tables: reader.read(AUTO_CREATE_TABLES, "true", value::switch),
     }
 }
 
-fn tls(reader: &mut Reader, used: bool) -> Tls {
+/// Puts together what [`env::POSTGRES_URL`] says and what the variables of its parts say.
+struct Parts<'a> {
+    reader: &'a mut Reader,
+    /// Whether the store is a Postgres at all.
+    used: bool,
+}
+
+impl Parts<'_> {
+    /// A part that has a default.
+    fn either<T: Display + PartialEq>(
+        &mut self,
+        variable: &'static str,
+        own: T,
+        by_url: Option<T>,
+    ) -> T {
+        match by_url {
+            Some(by_url) if self.reader.is_set(variable) => {
+                self.compare(variable, own == by_url);
+                own
+            }
+            Some(by_url) => {
+                self.reader.note_by(variable, by_url.to_string(), env::POSTGRES_URL);
+                by_url
+            }
+            None => own,
+        }
+    }
+
+    /// A part that may be said nowhere.
+    fn any<T: PartialEq>(
+        &mut self,
+        variable: &'static str,
+        own: Option<T>,
+        by_url: Option<T>,
+        shown: fn(&T) -> String,
+    ) -> Option<T> {
+        match (own, by_url) {
+            (Some(own), Some(by_url)) => {
+                self.compare(variable, own == by_url);
+                Some(own)
+            }
+            (None, Some(by_url)) => {
+                self.reader.note_by(variable, shown(&by_url), env::POSTGRES_URL);
+                Some(by_url)
+            }
+            (own, None) => own,
+        }
+    }
+
+    /// What is said twice must be said alike.
+    fn compare(&mut self, variable: &str, alike: bool) {
+        if alike || !self.used || !self.reader.is_sound(variable) {
+            return;
+        }
+        self.reader.add(Problem {
+            kind: Kind::ConflictingKeys,
+            variable: format!("{} and {variable}", env::POSTGRES_URL),
+            value: "hidden".to_owned(),
+            expected: "the same in both".to_owned(),
+            hint: format!("leave {variable} out, or its part of the URL"),
+        });
+    }
+}
+
+fn tls(reader: &mut Reader, url: &Url, used: bool) -> Tls {
     let wanted = reader.read_optional(SSL, value::switch);
     let mode = reader.read_optional(env::POSTGRES_SSL_MODE, mode);
     let roots = reader.read_optional(env::POSTGRES_SSL_ROOT_CERT, value::absolute_path);
     let certificate = reader.read_optional(env::POSTGRES_SSL_CERT, value::absolute_path);
     let key = reader.read_optional(env::POSTGRES_SSL_KEY, value::absolute_path);
+    let mut parts = Parts { reader, used };
+    let shown = |path: &PathBuf| path.display().to_string();
+    let mode = parts.any(env::POSTGRES_SSL_MODE, mode, url.mode, |mode| mode.as_str().to_owned());
+    let roots = parts.any(env::POSTGRES_SSL_ROOT_CERT, roots, url.roots.clone(), shown);
+    let certificate =
+        parts.any(env::POSTGRES_SSL_CERT, certificate, url.certificate.clone(), shown);
+    let key = parts.any(env::POSTGRES_SSL_KEY, key, url.key.clone(), shown);
     let key_password = reader.read_secret(env::POSTGRES_SSL_PASSWORD, |text| Ok(text.to_owned()));
     let default = if wanted == Some(true) { TlsMode::Require } else { TlsMode::default() };
     let mode = match (wanted, mode) {
@@ -130,7 +217,7 @@ fn contradiction(variable: &str, value: &str, expected: &str, hint: &str) -> Pro
     }
 }
 
-fn mode(text: &str) -> Result<TlsMode, Refusal> {
+pub(super) fn mode(text: &str) -> Result<TlsMode, Refusal> {
     TlsMode::parse(text).ok_or_else(|| Refusal {
         kind: Kind::UnknownVariant,
         expected: format!("one of {}", TlsMode::ALL.map(TlsMode::as_str).join(", ")),
@@ -138,7 +225,7 @@ fn mode(text: &str) -> Result<TlsMode, Refusal> {
 }
 
 /// Postgres cuts longer names short without a word, and they would be two schemas in our eyes.
-fn schema(text: &str) -> Result<String, Refusal> {
+pub(super) fn schema(text: &str) -> Result<String, Refusal> {
     const MAX: usize = 63;
     if text.len() > MAX || text.contains('\0') || text.starts_with("pg_") {
         let expected = format!(
@@ -223,5 +310,55 @@ mod tests {
             let (_, problems) = postgres_from(pairs);
             assert!(problems.contains(part) && !problems.contains("s3cret"), "{problems}");
         }
+    }
+
+    #[test]
+    fn a_url_says_what_its_parts_would_and_leaves_the_rest_to_them() {
+        let url = ("POSTGRES_URL", "postgres://anna:s3cret@db:6432/cart?sslmode=require");
+        let (settings, problems) = postgres_from(&[url, ("POSTGRES_SCHEMA", "mine")]);
+        assert_eq!(problems, "");
+        assert_eq!((settings.host.as_str(), settings.port), ("db", 6432));
+        assert_eq!((settings.database.as_str(), settings.user.as_str()), ("cart", "anna"));
+        assert_eq!((settings.password.0.as_str(), settings.tls.mode), ("s3cret", TlsMode::Require));
+        assert_eq!(settings.schema.as_deref(), Some("mine"));
+        let rest = [("POSTGRES_URL", "postgres://db"), ("POSTGRES_PASSWORD", "s3cret")];
+        let (settings, problems) = postgres_from(&rest);
+        assert_eq!(problems, "");
+        assert_eq!((settings.host.as_str(), settings.port), ("db", 5432));
+        assert_eq!(
+            (settings.user.as_str(), settings.password.0.as_str()),
+            ("cloudstate", "s3cret")
+        );
+    }
+
+    #[test]
+    fn a_url_and_a_variable_that_contradict_each_other_are_refused_by_name() {
+        let url =
+            "postgres://anna:s3cret@db:6432/cart?sslmode=require&sslcert=/c.pem&sslkey=/k.pem";
+        for (variable, other, same) in [
+            ("POSTGRES_SERVICE", "elsewhere", "db"),
+            ("POSTGRES_PORT", "5432", "6432"),
+            ("POSTGRES_DATABASE", "cloudstate", "cart"),
+            ("POSTGRES_USERNAME", "cloudstate", "anna"),
+            ("POSTGRES_PASSWORD", "0ther", "s3cret"),
+            ("POSTGRES_SSL_MODE", "disable", "require"),
+            ("POSTGRES_SSL_CERT", "/other.pem", "/c.pem"),
+            ("POSTGRES_SSL_KEY", "/other.pem", "/k.pem"),
+        ] {
+            let (_, problems) = postgres_from(&[("POSTGRES_URL", url), (variable, other)]);
+            let told = format!("ConflictingKeys: POSTGRES_URL and {variable} is \"hidden\"");
+            assert!(problems.contains(&told), "{problems}");
+            assert!(!problems.contains("s3cret") && !problems.contains("0ther"), "{problems}");
+            let (_, problems) = postgres_from(&[("POSTGRES_URL", url), (variable, same)]);
+            assert_eq!(problems, "");
+            // Nobody minds where the store is another one.
+            assert_eq!(read_from(&[("POSTGRES_URL", url), (variable, other)]).2, "");
+        }
+        let lax = "postgres://db?sslmode=prefer";
+        let (_, problems) = postgres_from(&[("POSTGRES_URL", lax), ("POSTGRES_SSL", "true")]);
+        assert!(problems.contains("leave POSTGRES_SSL out"), "{problems}");
+        let (_, problems) = postgres_from(&[("POSTGRES_URL", "postgres://me:s3cret@/x")]);
+        assert!(problems.contains("POSTGRES_URL is \"hidden\""), "{problems}");
+        assert!(!problems.contains("s3cret"), "{problems}");
     }
 }

@@ -27,7 +27,6 @@ use protocol::Any;
 use tokio::sync::watch;
 use tracing::warn;
 
-pub use self::settings::{Secret, Settings, Tls, TlsMode};
 use self::{
     connect::Connector,
     lease::{CHANNEL, Leases},
@@ -35,6 +34,10 @@ use self::{
     read::Reader,
     schema::Prefix,
     write::{WRITERS, Writer},
+};
+pub use self::{
+    schema::statements,
+    settings::{Secret, Settings, Tls, TlsMode},
 };
 use super::{
     Append, EntityId, Epoch, Epochs, Error, Guard, Journal, Lease, Loaded, Owner, Position,

@@ -187,5 +187,5 @@ pub fn config(address: Ipv4Addr) -> Config {
         (env::STORE, Store::InMemory.as_str()),
     ];
     let environment = environment.map(|(name, value)| (name.into(), value.into()));
-    config::load(environment.into()).unwrap().0
+    config::load(environment.into()).unwrap().config
 }

@@ -170,10 +170,6 @@ async fn missing(link: &Link, schema: Option<&str>) -> Result<String, Error> {
     for (table, wanted, key) in TABLES {
         if !is_there(table) {
             statements += &create_table(&prefix, table, wanted, key);
-            if *table == TABLES[0].0 {
-                let insert = format!("INSERT INTO {{schema}} VALUES ({VERSION});\n");
-                statements += &prefix.fill(&insert);
-            }
             continue;
         }
         for (column, kind, _) in *wanted {
@@ -195,12 +191,25 @@ async fn missing(link: &Link, schema: Option<&str>) -> Result<String, Error> {
         let quoted = quoted(schema);
         let there = link.query("SELECT to_regnamespace($1::text) IS NOT NULL", &[&quoted]).await;
         if !there.map_err(failed)?.iter().any(|row| row.get(0)) {
-            statements.insert_str(0, &format!("CREATE SCHEMA {quoted};\n"));
+            statements.insert_str(0, &create_schema(schema));
         }
     }
     Ok(statements)
 }
 
+/// The statements that an empty database needs, for whoever runs them by hand.
+pub fn statements(schema: Option<&str>) -> String {
+    let prefix = Prefix::new(schema);
+    let tables =
+        TABLES.iter().map(|(table, columns, key)| create_table(&prefix, table, columns, key));
+    schema.map(create_schema).into_iter().chain(tables).collect()
+}
+
+fn create_schema(schema: &str) -> String {
+    format!("CREATE SCHEMA {};\n", quoted(schema))
+}
+
+/// Creates one table, and says in the first one which version they all are of.
 fn create_table(prefix: &Prefix, table: &str, columns: &[(&str, &str, &str)], key: &str) -> String {
     let mut lines: Vec<_> = columns
         .iter()
@@ -213,6 +222,9 @@ fn create_table(prefix: &Prefix, table: &str, columns: &[(&str, &str, &str)], ke
     }
     let mut statement = String::new();
     let _ = writeln!(statement, "CREATE TABLE {}{table} (\n{}\n);", prefix.0, lines.join(",\n"));
+    if table == TABLES[0].0 {
+        statement += &prefix.fill(&format!("INSERT INTO {{schema}} VALUES ({VERSION});\n"));
+    }
     statement
 }
 

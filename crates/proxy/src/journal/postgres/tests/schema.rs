@@ -30,6 +30,7 @@ async fn what_an_administrator_must_run_is_told_and_suffices() {
     let said = refusal(settings.clone()).await;
     let (_, statements) = said.split_once(":\n").expect("statements");
     assert!(said.contains("CLOUDSTATE_PROXY_AUTO_CREATE_TABLES"), "{said}");
+    assert_eq!(statements, super::super::statements(settings.schema.as_deref()), "as printed");
     let (client, connection) = tokio_postgres::Config::new()
         .host(server.host())
         .port(server.port())
