@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use api::contract::{HOLD, NotReady, probe};
+use api::contract::{HOLD, probe};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -20,11 +20,12 @@ use crate::{
     ending::Ending,
     log,
     metrics::Sources,
-    readiness::{Part, Readiness},
+    readiness::{Part, Readiness, Ready},
 };
 
 const LIVE: &str = "/live";
 const HEALTHZ: &str = "/healthz";
+const INFO: &str = "/info";
 const STATUS: &str = "/status";
 const ENTITIES: &str = "/entities";
 const LOG_LEVEL: &str = "/log-level";
@@ -32,8 +33,8 @@ const LOG_LEVEL: &str = "/log-level";
 const LOG_LEVEL_THERE: &str = "/loglevel";
 const DRAIN: &str = "/drain";
 /// What can be read.
-const PAGES: [&str; 7] =
-    [probe::ALIVE, probe::READY, probe::STARTUP, LIVE, HEALTHZ, STATUS, ENTITIES];
+const PAGES: [&str; 8] =
+    [probe::ALIVE, probe::READY, probe::STARTUP, LIVE, HEALTHZ, INFO, STATUS, ENTITIES];
 
 /// What is known of the proxy; clones share it.
 #[derive(Clone)]
@@ -53,6 +54,7 @@ struct Facts {
     user_function: String,
     memory: u64,
     commands: usize,
+    hash: String,
     started: std::time::SystemTime,
 }
 
@@ -69,6 +71,7 @@ impl Desk {
             user_function: config.user_function.clone(),
             memory: config.memory,
             commands: config.entities.queue,
+            hash: config.hash.clone(),
             started: std::time::SystemTime::now(),
         };
         Self { facts: Arc::new(facts), readiness, sources, ending }
@@ -101,24 +104,37 @@ impl Desk {
             DRAIN => text(StatusCode::METHOD_NOT_ALLOWED, "use POST"),
             HOLD => self.hold(method),
             _ if PAGES.contains(&path) && !read => text(StatusCode::METHOD_NOT_ALLOWED, "use GET"),
-            probe::ALIVE | LIVE | HEALTHZ => text(StatusCode::OK, "alive"),
+            probe::ALIVE | LIVE | HEALTHZ => self.probed(query, Ok(()), "alive"),
             probe::STARTUP => match self.readiness.of(Part::UserFunction) {
                 // Known once is known for good.
-                Err(why) if self.sources.get().is_none() => not_ready(&why),
-                _ => text(StatusCode::OK, "started"),
+                Err(why) if self.sources.get().is_none() => self.probed(query, Err(why), ""),
+                _ => self.probed(query, Ok(()), "started"),
             },
-            probe::READY => match self.readiness.now() {
-                Ok(()) => text(StatusCode::OK, "ready"),
-                Err(why) => not_ready(&why),
-            },
+            probe::READY => self.probed(query, self.readiness.now(), "ready"),
+            INFO => json(StatusCode::OK, &pages::info(&self)),
             STATUS => page(query, &pages::status(&self)),
             ENTITIES => page(query, &pages::entities(&self, query).await),
             _ => text(
                 StatusCode::NOT_FOUND,
-                "there are /alive, /startup, /ready, /status and /entities?service=&key=, the last two also \
-                 with format=json; /log-level, which PUT with ?level= changes; POST /drain; \
+                "there are /alive, /startup and /ready, each also with ?verbose; /info; /status and \
+                 /entities?service=&key=, both also with format=json; /log-level, which PUT with ?level= changes; POST /drain; \
                  POST and DELETE /hold",
             ),
+        }
+    }
+
+    /// The answer of a probe: one word, or why not; with `?verbose` what every part says.
+    fn probed(&self, query: &str, outcome: Ready, word: &'static str) -> Response<Body> {
+        let status = match &outcome {
+            Ok(()) => StatusCode::OK,
+            Err(_) => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        if pages::is_flag(query, "verbose") {
+            return json(status, &pages::verbose(self, &outcome));
+        }
+        match outcome {
+            Ok(()) => text(status, word),
+            Err(why) => json(status, &pages::why(&why)),
         }
     }
 
@@ -139,10 +155,10 @@ impl Desk {
     }
 }
 
-/// What changes the proxy, or tells keys of entities, which may be anybody's names, is not for the whole
-/// network.
+/// What changes the proxy, or tells more of it than whether it serves, keys of entities among it, which may be
+/// anybody's names, is not for the whole network.
 fn is_of_this_pod(path: &str, read: bool) -> bool {
-    matches!(path, DRAIN | HOLD | STATUS | ENTITIES) || (path == LOG_LEVEL && !read)
+    matches!(path, DRAIN | HOLD | INFO | STATUS | ENTITIES) || (path == LOG_LEVEL && !read)
 }
 
 fn log_level(query: &str) -> Response<Body> {
@@ -168,11 +184,6 @@ fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     response
 }
 
-fn not_ready(why: &NotReady) -> Response<Body> {
-    let body = serde_json::json!({ "reason": why.reason, "message": why.message });
-    json(StatusCode::SERVICE_UNAVAILABLE, &body)
-}
-
 fn json(status: StatusCode, body: &serde_json::Value) -> Response<Body> {
     let mut response = text(status, body.to_string());
     let json = HeaderValue::from_static("application/json");
@@ -186,11 +197,14 @@ mod tests {
 
     #[test]
     fn what_changes_the_proxy_or_tells_keys_is_for_callers_in_the_pod() {
-        for (path, read) in [(DRAIN, false), (LOG_LEVEL, false), (STATUS, true), (ENTITIES, true)] {
+        let kept = [INFO, STATUS, ENTITIES];
+        for (path, read) in
+            [(DRAIN, false), (LOG_LEVEL, false)].into_iter().chain(kept.map(|path| (path, true)))
+        {
             assert!(is_of_this_pod(path, read), "{path}");
         }
         for path in PAGES.into_iter().chain([LOG_LEVEL]) {
-            assert_eq!(is_of_this_pod(path, true), [STATUS, ENTITIES].contains(&path), "{path}");
+            assert_eq!(is_of_this_pod(path, true), kept.contains(&path), "{path}");
         }
     }
 }

@@ -171,3 +171,62 @@ async fn a_proxy_that_waits_for_its_user_function_has_not_started() {
     let answer = ask(&proxy, "GET", "/startup").await;
     assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
 }
+
+/// Status line and body as JSON.
+async fn told(proxy: &Proxy, path: &str) -> (String, serde_json::Value) {
+    let answer = ask(proxy, "GET", path).await;
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.lines().next().unwrap().to_owned(), serde_json::from_str(body).unwrap())
+}
+
+#[tokio::test]
+async fn probes_say_what_every_part_says_when_they_are_asked_for_it() {
+    let function = SocketAddr::from((address(), 8080));
+    let plan = Plan::new(env!("CARGO_BIN_EXE_proxy"), function).with(env::STORE, "in-memory");
+    let mut proxy = plan.start().unwrap();
+    // Nobody listens there yet.
+    eventually("it says who keeps it waiting", async || {
+        let answer = proxy.get("/ready?verbose").await.unwrap_or_default();
+        answer.starts_with("HTTP/1.1 503") && answer.contains("UserFunctionUnreachable")
+    })
+    .await;
+    for path in ["/ready?verbose", "/startup?verbose=true"] {
+        let (status, page) = told(&proxy, path).await;
+        assert!(status.contains("503"), "{status}");
+        assert_eq!(page["ok"], false, "{page}");
+        assert_eq!(page["reason"], "UserFunctionUnreachable", "{page}");
+        assert_eq!(page["checks"]["user_function"]["reason"], page["reason"], "{page}");
+        assert_eq!(page["checks"]["staying"]["ok"], true, "{page}");
+    }
+    let (status, page) = told(&proxy, "/alive?verbose").await;
+    assert!(status.contains("200") && page["ok"] == true, "{page}");
+    let (_, page) = told(&proxy, "/info").await;
+    assert!(page["services"].is_null(), "{page}");
+
+    let counter = Counter::default();
+    counter.listen(function);
+    proxy.until_ready(PATIENCE).await.unwrap();
+    let (status, page) = told(&proxy, "/ready?verbose").await;
+    assert!(status.contains("200"), "{status}");
+    for check in ["staying", "user_function", "ownership", "edge"] {
+        assert_eq!(page["checks"][check]["ok"], true, "{page}");
+    }
+    assert!(page["up_seconds"].is_u64(), "{page}");
+}
+
+#[tokio::test]
+async fn what_runs_is_told_with_the_hash_of_its_configuration() {
+    let (_counter, proxy, _channel) = start().await;
+    let (status, page) = told(&proxy, "/info").await;
+    assert!(status.contains("200"), "{status}");
+    assert_eq!(page["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(page["store"], "in-memory");
+    assert_eq!(page["configuration"].as_str().map(str::len), Some(16), "{page}");
+    let services = page["services"].as_array().unwrap();
+    let entity_type = |name: &str| {
+        let found = services.iter().find(|service| service["name"] == name).unwrap();
+        found["entity_type"].clone()
+    };
+    assert_eq!(entity_type("counter.Counter"), protocol::EVENT_SOURCED);
+    assert_eq!(entity_type("counter.Desk"), protocol::ACTION);
+}

@@ -1,7 +1,11 @@
 //! What the management port shows, as JSON that also reads as text.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
+use api::contract::NotReady;
 use serde_json::{Map, Value, json};
 
 use super::Desk;
@@ -9,11 +13,65 @@ use crate::{
     entity::View,
     metrics::Sources,
     readiness::{Part, Ready},
+    route::{Kind, Service},
     user_function::LinkState,
 };
 
 /// Entities that are listed at once.
 const LISTED: usize = 100;
+
+/// What runs here, for programs that compare proxies.
+pub(super) fn info(desk: &Desk) -> Value {
+    let services = desk.sources.get().map(|sources| {
+        let one = |service: &Arc<Service>| {
+            let entity_type = match service.kind {
+                Kind::Action => protocol::ACTION,
+                Kind::EventSourced => protocol::EVENT_SOURCED,
+                Kind::Value => protocol::VALUE_ENTITY,
+            };
+            json!({ "name": service.name, "entity_type": entity_type })
+        };
+        sources.services.iter().map(one).collect::<Value>()
+    });
+    json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "protocol": format!("{}.{}", protocol::VERSION.0, protocol::VERSION.1),
+        "store": desk.facts.store,
+        "configuration": desk.facts.hash,
+        "services": services,
+    })
+}
+
+/// What a probe says in so many words: its outcome, and what every part says of itself.
+pub(super) fn verbose(desk: &Desk, outcome: &Ready) -> Value {
+    let parts = [
+        ("staying", Part::Staying),
+        ("user_function", Part::UserFunction),
+        ("ownership", Part::Ownership),
+        ("edge", Part::Edge),
+    ];
+    let checks = parts.map(|(name, part)| (name.to_owned(), check(&desk.readiness.of(part))));
+    let mut page = check(outcome);
+    page["checks"] = Value::Object(checks.into_iter().collect());
+    page["up_seconds"] = desk.facts.started.elapsed().unwrap_or_default().as_secs().into();
+    page
+}
+
+fn check(ready: &Ready) -> Value {
+    match ready {
+        Ok(()) => json!({ "ok": true }),
+        Err(why) => {
+            let mut page = self::why(why);
+            page["ok"] = false.into();
+            page
+        }
+    }
+}
+
+/// Why not, as every probe says it.
+pub(super) fn why(why: &NotReady) -> Value {
+    json!({ "reason": why.reason, "message": why.message })
+}
 
 /// The proxy as a whole.
 pub(super) fn status(desk: &Desk) -> Value {
@@ -121,6 +179,11 @@ fn duration(duration: Duration) -> String {
     }
 }
 
+/// Whether a query has this word, with or without a value.
+pub(super) fn is_flag(query: &str, name: &str) -> bool {
+    query.split('&').any(|pair| pair.split('=').next() == Some(name))
+}
+
 /// The value of a query's parameter, decoded; nothing when it is empty.
 pub(super) fn parameter(query: &str, name: &str) -> Option<String> {
     let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
@@ -214,5 +277,9 @@ mod tests {
         assert_eq!(parameter("key=", "key"), None);
         assert_eq!(parameter("key=%zz", "key"), None);
         assert_eq!(parameter("other=1", "key"), None);
+        for query in ["verbose", "verbose=", "a=1&verbose=true"] {
+            assert!(is_flag(query, "verbose"), "{query}");
+        }
+        assert!(!is_flag("", "verbose") && !is_flag("a=verbose", "verbose"));
     }
 }
