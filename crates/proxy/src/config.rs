@@ -9,7 +9,7 @@ use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration}
 
 use api::{
     contract::{env, port},
-    environment::{Problems, Reader, Reading, size, value},
+    environment::{Kind, Problems, Reader, Reading, Refusal, size, value},
 };
 
 pub use self::show::{json, problems, table};
@@ -21,6 +21,7 @@ const MAX_IN_FLIGHT: &str = "CLOUDSTATE_PROXY_MAX_IN_FLIGHT";
 const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
 const MAX_REQUEST_SIZE: &str = "CLOUDSTATE_PROXY_MAX_REQUEST_SIZE";
 const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
+const MAX_CONNECTION_AGE: &str = "CLOUDSTATE_PROXY_MAX_CONNECTION_AGE";
 const REFLECTION: &str = "CLOUDSTATE_PROXY_REFLECTION";
 const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
@@ -139,10 +140,23 @@ fn read(reader: &mut Reader) -> Config {
             request_size: reader.read(MAX_REQUEST_SIZE, "4194304", value::message_size),
             response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
             reflection: reader.read(REFLECTION, "true", value::switch),
+            connection_age: reader.read(MAX_CONNECTION_AGE, "0s", age),
         },
         drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         hash: String::new(),
+    }
+}
+
+/// The age of connections; below a second clients would do little else than connect.
+fn age(text: &str) -> Result<Option<Duration>, Refusal> {
+    match value::duration(text)? {
+        Duration::ZERO => Ok(None),
+        age if age < Duration::from_secs(1) => {
+            let expected = "at least 1s, or 0s for ever".to_owned();
+            Err(Refusal { kind: Kind::OutOfRange, expected })
+        }
+        age => Ok(Some(age)),
     }
 }
 
@@ -219,6 +233,17 @@ mod tests {
         assert_eq!(drain(&[]), Duration::from_secs(10));
         let name = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
         assert_eq!(drain(&[(name, "42s")]), Duration::from_secs(42));
+    }
+
+    #[test]
+    fn connections_get_as_old_as_they_like_unless_it_is_said() {
+        let name = "CLOUDSTATE_PROXY_MAX_CONNECTION_AGE";
+        let age = |pairs: &[(&str, &str)]| load_from(pairs).map(|it| it.0.edge.connection_age);
+        assert_eq!(age(&[]), Ok(None));
+        assert_eq!(age(&[(name, "0s")]), Ok(None));
+        assert_eq!(age(&[(name, "5m")]), Ok(Some(Duration::from_mins(5))));
+        let problems = age(&[(name, "999ms")]).unwrap_err().to_string();
+        assert!(problems.contains("at least 1s, or 0s for ever"), "{problems}");
     }
 
     #[test]

@@ -146,6 +146,7 @@ pub async fn run_on(
         Arc::clone(&unread),
         alive.clone(),
         config.drain,
+        None,
     ));
     let told = Arc::clone(&sources);
     let answer = move |request, _peer| {
@@ -153,7 +154,7 @@ pub async fn run_on(
         async move { Ok(response) }
     };
     let metrics = listen(config.metrics).await?;
-    tokio::spawn(connections::serve(metrics, answer, unread, alive.clone(), config.drain));
+    tokio::spawn(connections::serve(metrics, answer, unread, alive.clone(), config.drain, None));
     let _alive = alive.drop_guard();
 
     let user_function = UserFunction::new(&config.user_function, config.user_function_limits)

@@ -58,6 +58,8 @@ pub struct Limits {
     pub reflection: bool,
     /// Longest time for a call with one message and one reply, whatever the caller's deadline.
     pub call: Duration,
+    /// How old a connection gets before its caller is told to open another one; none for ever.
+    pub connection_age: Option<Duration>,
 }
 
 /// Answers calls; clones share everything.
@@ -111,12 +113,12 @@ impl Edge {
             router.end_streams();
             std::future::pending::<()>().await;
         };
-        let unread = Arc::clone(&self.unread);
+        let (unread, age) = (Arc::clone(&self.unread), self.limits.connection_age);
         let follow = self.health.clone().follow();
         // Some kilobytes, which would be copied each time that a task is made of them.
         let answer = move |request, peer| Box::pin(self.clone().answer(request, peer));
         tokio::select! {
-            () = connections::serve(listener, answer, unread, stop.clone(), drain) => {}
+            () = connections::serve(listener, answer, unread, stop.clone(), drain, age) => {}
             () = end_streams => {}
             () = follow => {}
         }

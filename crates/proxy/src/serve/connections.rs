@@ -3,8 +3,9 @@
 use std::{
     convert::Infallible,
     future::Future,
+    hash::{BuildHasher as _, RandomState},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -17,7 +18,7 @@ use http::{Request, Response};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::conn::auto,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -25,7 +26,7 @@ use tokio::{
     sync::Semaphore,
     time::{self, Instant},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tracing::{debug, info, warn};
 
@@ -52,19 +53,25 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 const TOLD_INTERVAL: Duration = Duration::from_mins(1);
 /// Out of file descriptors, most likely; an immediate retry would spin.
 const PAUSE_AFTER_ACCEPT_ERROR: Duration = Duration::from_millis(100);
+/// By such a part of it a connection may get older or less old than is said, as those of gRPC's own servers do: what
+/// came together shall not come back together.
+const JITTER: f64 = 0.1;
+
 /// Serves HTTP/1.1 and HTTP/2 on one port. After `stop`, connections finish what they carry, at most
-/// for `drain`.
+/// for `drain`. One of this age, if there is one, is told to take its further calls elsewhere, and finishes what it
+/// carries, however long that takes.
 pub async fn serve<S, F>(
     listener: TcpListener,
     service: S,
     unread: Arc<Total>,
     stop: CancellationToken,
     drain: Duration,
+    age: Option<Duration>,
 ) where
     S: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let (server, graceful) = (server(), GracefulShutdown::new());
+    let (server, tasks) = (server(), TaskTracker::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let cut = CancellationToken::new();
     let _cut_the_rest = cut.clone().drop_guard();
@@ -100,11 +107,28 @@ pub async fn serve<S, F>(
             let received = Arc::new(AtomicUsize::new(0));
             let stream = Counted { stream, received: Arc::clone(&received) };
             let connection = server.serve_connection(TokioIo::new(stream), answer).into_owned();
-            let connection = graceful.watch(connection);
-            let cut = cut.clone();
-            tokio::spawn(async move {
+            let (cut, stop) = (cut.clone(), stop.clone());
+            tasks.spawn(async move {
+                let leave = async {
+                    tokio::select! {
+                        () = stop.cancelled() => {}
+                        () = is_of_age(age) => {
+                            debug!(%address, "a connection is old: its caller is told to go elsewhere");
+                        }
+                    }
+                };
+                let mut connection = pin!(connection);
+                let carried = async {
+                    tokio::select! {
+                        // First: a call that came together with the stop is not begun.
+                        biased;
+                        () = leave => connection.as_mut().graceful_shutdown(),
+                        ended = connection.as_mut() => return ended,
+                    }
+                    connection.await
+                };
                 tokio::select! {
-                    ended = connection => if let Err(error) = ended {
+                    ended = carried => if let Err(error) = ended {
                         debug!(%address, %error, "a connection broke");
                     },
                     () = peer.stalls() => {
@@ -125,7 +149,8 @@ pub async fn serve<S, F>(
         () = accept => {}
     }
     drop(listener);
-    if time::timeout(drain, graceful.shutdown()).await.is_err() {
+    tasks.close();
+    if time::timeout(drain, tasks.wait()).await.is_err() {
         warn!(after = ?drain, "connections were cut that still carried calls");
     }
 }
@@ -143,6 +168,25 @@ fn server() -> auto::Builder<TokioExecutor> {
         .keep_alive_interval(KEEP_ALIVE_INTERVAL)
         .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
     server
+}
+
+/// Resolves when a connection has had its time; never when nobody counts.
+async fn is_of_age(age: Option<Duration>) {
+    match age {
+        Some(age) => time::sleep(with_jitter(age, random())).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// As every hasher of the standard library has it for its keys.
+fn random() -> u32 {
+    let random = RandomState::new().hash_one(());
+    u32::try_from(random >> 32).unwrap_or_default()
+}
+
+fn with_jitter(age: Duration, random: u32) -> Duration {
+    let share = f64::from(random) / f64::from(u32::MAX);
+    age.mul_f64(1.0 + JITTER * (2.0 * share - 1.0))
 }
 
 /// Resolves when a client has not said which protocol it speaks: no timer of the protocols runs until then.
@@ -224,7 +268,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let answer = |_request, _peer| std::future::pending();
         let total = Arc::new(Total::new(1));
-        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN));
+        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN, None));
         (TcpStream::connect(address).await.unwrap(), server)
     }
 
@@ -254,5 +298,13 @@ mod tests {
         assert!(matches!(read, Ok(0) | Err(_)), "{read:?}");
         server.await.unwrap();
         assert!(begin.elapsed() >= DRAIN, "after {:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn ages_are_spread_by_a_tenth_to_either_side() {
+        let age = |random| with_jitter(Duration::from_secs(10), random).as_secs_f64();
+        for (random, seconds) in [(0, 9.0), (u32::MAX / 2, 10.0), (u32::MAX, 11.0)] {
+            assert!((age(random) - seconds).abs() < 0.001, "{random}: {}", age(random));
+        }
     }
 }
