@@ -150,7 +150,8 @@ mod tests {
         });
         let asked = Instant::now();
         Client { address, token: None }.probe("/alive").unwrap_err();
-        assert!(asked.elapsed() < TIMEOUT * 3, "{:?}", asked.elapsed());
+        // Far less than all that it would read.
+        assert!(asked.elapsed() < TIMEOUT * 30, "{:?}", asked.elapsed());
         trickle.join().unwrap();
     }
 }

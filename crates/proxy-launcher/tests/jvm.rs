@@ -8,7 +8,7 @@ use std::{
     path::Path,
     process::Command,
     sync::OnceLock,
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -107,19 +107,6 @@ fn a_jvm_that_leaves_is_started_again_whatever_its_code() {
 }
 
 #[test]
-fn calls_under_way_end_before_the_jvm_does() {
-    let setup = jvm(launcher(&[]));
-    let management = setup.management;
-    let (mut launcher, calls) = setup.start();
-    let call = thread::spawn(move || get(calls, "/sleep?1000"));
-    // The call must have arrived before the stop, or it would be refused rather than cut.
-    launcher.await_answer(management, "/under-way", "1");
-    launcher.signal(Signal::TERM);
-    assert_eq!(call.join().unwrap().as_deref(), Some("slept"));
-    assert_eq!(launcher.await_exit(), 0);
-}
-
-#[test]
 fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
     const CALLS: usize = 50;
     takes_less_than(Duration::from_millis(400), || {
@@ -128,7 +115,13 @@ fn f14_fifty_calls_under_way_are_answered_and_nobody_waits_longer() {
         let (mut launcher, calls) = setup.start();
         let call = || thread::spawn(move || (get(calls, "/sleep?3000"), Instant::now()));
         let under_way: Vec<_> = iter::repeat_with(call).take(CALLS).collect();
-        launcher.await_answer(management, "/under-way", &CALLS.to_string());
+        // They must have arrived before the stop, or they would be refused rather than cut. A busy machine can miss
+        // the moment in which all are there.
+        while get(management, "/under-way") != Some(CALLS.to_string()) {
+            if under_way.iter().any(JoinHandle::is_finished) {
+                return Duration::MAX;
+            }
+        }
         launcher.signal(Signal::TERM);
         let mut last = None;
         for call in under_way {

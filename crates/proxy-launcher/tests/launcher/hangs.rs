@@ -11,6 +11,11 @@ use super::{
 };
 
 pub(super) fn f06_a_proxy_that_hangs_is_replaced() {
+    takes_less_than(Duration::from_secs(22), silence_of_a_proxy_that_hangs);
+}
+
+/// How long a proxy was silent that is replaced for it.
+fn silence_of_a_proxy_that_hangs() -> Duration {
     let mut launcher = launcher(SERVES).start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
@@ -29,17 +34,20 @@ pub(super) fn f06_a_proxy_that_hangs_is_replaced() {
     let mut story = launcher.story();
     let dumping = story.then(&json!({ "message": "state changed", "to": "dumping" }));
     let hung = story.then(&json!({ "message": "the proxy hangs" })).since(stopped);
-    assert!((Duration::from_secs(18)..=Duration::from_secs(22)).contains(&hung), "{hung:?}");
-    // It is asked what it is doing, and cannot say.
-    story.then(&json!({ "message": "the proxy does not say what it is doing" }));
+    assert!(hung >= Duration::from_secs(18), "{hung:?}");
     let told =
         story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "TERM" }));
     let killed =
         story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "KILL" }));
     story.then(&json!({ "message": "proxy ended", "class": "hang" }));
     story.then(&json!({ "message": "proxy started", "generation": 2 }));
-    assert!(told.since(dumping) >= Duration::from_secs(2), "its time to say something");
-    assert!(killed.since(told) >= Duration::from_secs(5), "its time to leave");
+    // It is asked what it is doing, and cannot say.
+    let silent = json!({ "message": "the proxy does not say what it is doing" });
+    assert_eq!(story.all(&silent).len(), 1);
+    // Its time to say something, and to leave. A line that is written late takes some of what follows it.
+    let has_time = told.since(dumping) >= Duration::from_secs(2)
+        && killed.since(told) >= Duration::from_secs(5);
+    if has_time { hung } else { Duration::MAX }
 }
 
 pub(super) fn f07_a_launcher_that_was_frozen_takes_no_proxy_for_hung() {
@@ -107,18 +115,17 @@ fn f08_wall_clock_jumps_move_no_timer() {
             .start();
         launcher.await_ready();
         launcher.await_proxy(1).signal(Signal::KILL);
-        launcher.await_not_ready("ProxyStarting", "the proxy was killed");
+        launcher.await_log("proxy ended");
         for (way, signal, name) in [(DAY, Signal::USR1, "USR1"), (-DAY, Signal::HUP, "HUP")] {
             jump(way);
             // It writes a line with the day that it takes for today's.
             launcher.signal(signal);
-            let told = json!({ "message": "signal received", "signal": name });
-            launcher.eventually(name, || launcher.story().all(&told).pop().map(drop));
+            launcher.await_line(&json!({ "message": "signal received", "signal": name }));
         }
         launcher.await_proxy(2);
         launcher.await_ready();
         launcher.signal(Signal::TERM);
-        launcher.await_not_ready("Draining", "");
+        launcher.await_line(&json!({ "message": "state changed", "to": "draining" }));
         jump(DAY);
         assert_eq!(launcher.await_exit(), 0);
 

@@ -23,12 +23,13 @@ fn patient(script: &[&str]) -> Setup {
 
 #[test]
 fn f01_a_killed_proxy_is_back_after_half_a_second() {
-    // Half a second, up to a fifth shorter or longer.
-    const SHORTEST: Duration = Duration::from_millis(400);
+    // What there is by default, up to a fifth longer; how much of that is chance is what the machine's tests look at.
+    const SHORTEST: Duration = Duration::from_millis(500);
     const LONGEST: Duration = Duration::from_millis(600);
     takes_less_than(LONGEST, || {
         // The orphan is of the proxy's group.
-        let mut launcher = patient(&["--orphan", "1000"]).start();
+        let setup = patient(&["--orphan", "1000"]).env("CLOUDSTATE_LAUNCHER_BACKOFF_JITTER", "0");
+        let mut launcher = setup.start();
         launcher.await_ready();
         launcher.await_orphan();
         launcher.await_proxy(1).signal(Signal::KILL);
@@ -46,31 +47,37 @@ fn f01_a_killed_proxy_is_back_after_half_a_second() {
         assert_eq!(story.buried(), 1, "its group is empty before another one begins");
         let ready = story.then(&json!({ "message": "ready" }));
         let pause = started.since(ended);
-        assert!(pause >= SHORTEST, "{pause:?}");
+        // The log is not written at the very moment.
+        assert!(pause + Duration::from_millis(10) >= SHORTEST, "{pause:?}");
         // Nobody is told that calls are welcome any longer than it takes to start one and hear from it.
         pause.max(ready.since(unready).saturating_sub(ready.since(started)))
     });
 }
 
 pub(super) fn f02_a_crash_loop_ends_with_the_proxys_code() {
-    // What a busy machine may add to a pause; how long it is by itself is what the machine's tests look at.
-    const LATE: Duration = Duration::from_secs(1);
-    let mut launcher = patient(&["--exit", "1"]).start();
-    assert_eq!(launcher.await_exit(), 1);
-    let mut story = launcher.story();
-    story.then(&json!({ "message": "proxy started", "generation": 1 }));
-    for (generation, millis) in iter::zip(2.., [500, 1_000, 2_000, 4_000, 8_000]) {
-        let pause = Duration::from_millis(millis);
-        let ended = story.then(&json!({ "message": "proxy ended", "class": "error" }));
-        let started = story.then(&json!({ "message": "proxy started", "generation": generation }));
-        let range = pause.mul_f64(0.8)..=pause.mul_f64(1.2) + LATE;
-        assert!(range.contains(&started.since(ended)), "{generation}: {:?}", started.since(ended));
-    }
-    assert_eq!(story.all(&json!({ "message": "proxy ended" })).len(), 6);
-    let (reason, message) = launcher.not_ready_words();
-    assert_eq!(reason, "ProxyCrashed");
-    let what = "the proxy left with exit code 1; that was more than 5 times within 600s, so ";
-    assert!(message.starts_with(what), "{message}");
+    // What a machine may add to a pause; how long it is by itself is what the machine's tests look at.
+    const LATE: Duration = Duration::from_millis(200);
+    takes_less_than(LATE, || {
+        let mut launcher = patient(&["--exit", "1"]).start();
+        assert_eq!(launcher.await_exit(), 1);
+        let (reason, message) = launcher.not_ready_words();
+        assert_eq!(reason, "ProxyCrashed");
+        let what = "the proxy left with exit code 1; that was more than 5 times within 600s, so ";
+        assert!(message.starts_with(what), "{message}");
+
+        let mut story = launcher.story();
+        assert_eq!(story.all(&json!({ "message": "proxy ended" })).len(), 6);
+        story.then(&json!({ "message": "proxy started", "generation": 1 }));
+        let late = iter::zip(2.., [500, 1_000, 2_000, 4_000, 8_000]).map(|(generation, millis)| {
+            let pause = Duration::from_millis(millis);
+            let ended = story.then(&json!({ "message": "proxy ended", "class": "error" }));
+            let next = json!({ "message": "proxy started", "generation": generation });
+            let took = story.then(&next).since(ended);
+            assert!(took >= pause.mul_f64(0.8), "{generation}: {took:?}");
+            took.saturating_sub(pause.mul_f64(1.2))
+        });
+        late.max().unwrap()
+    });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! TERM and INT, in every state and against every resistance.
 
 use std::{
-    thread,
+    iter, thread,
     time::{Duration, Instant},
 };
 
@@ -15,6 +15,8 @@ use super::{
 
 const GRACE: &str = "TERMINATION_GRACE_PERIOD_SECONDS";
 const PRE_DELAY: &str = "CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY";
+/// For what a busy machine can miss.
+const TRIES: usize = 10;
 
 #[test]
 fn a_second_interrupt_kills() {
@@ -28,17 +30,14 @@ fn a_second_interrupt_kills() {
 
 #[test]
 fn term_serves_on_while_endpoints_are_withdrawn() {
-    let mut launcher = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_DRAIN_PRE_DELAY", "2s").start();
+    // So long that all of it is seen while it lasts. That it ends when it should is seen with F11.
+    let launcher = launcher(SERVES).env(GRACE, "600").env(PRE_DELAY, "300s").start();
     launcher.await_ready();
     let proxy = launcher.await_proxy(1);
-    let asked = Instant::now();
     launcher.signal(Signal::TERM);
     launcher.await_not_ready("Draining", "the pod is being stopped");
     assert!(proxy.is_running());
     assert_eq!(launcher.ask("GET", "/alive").unwrap().0, 200);
-
-    assert_eq!(launcher.await_exit(), 0);
-    assert!(asked.elapsed() >= Duration::from_secs(2));
 }
 
 #[test]
@@ -54,7 +53,9 @@ fn an_interrupt_skips_the_delay() {
 
 #[test]
 fn f11_a_thousand_terms_are_one() {
-    let mut launcher = launcher(SERVES).env(PRE_DELAY, "3s").start();
+    // Long enough for a busy machine to count them all before the launcher leaves.
+    const DELAY: Duration = Duration::from_secs(8);
+    let mut launcher = launcher(SERVES).env(PRE_DELAY, "8s").start();
     launcher.await_ready();
     for _ in 0..100 {
         for _ in 0..10 {
@@ -85,11 +86,16 @@ fn f11_a_thousand_terms_are_one() {
     let first = story.then(&received);
     let told =
         story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "TERM" }));
-    assert!(told.since(first) >= Duration::from_secs(3), "none of them makes it any shorter");
+    assert!(told.since(first) >= DELAY, "none of them makes it any shorter");
 }
 
 /// What Kubernetes gives a launcher of the tests below, which all have something to do with it.
-const SIX: Duration = Duration::from_secs(6);
+const TWELVE: Duration = Duration::from_secs(12);
+
+/// A launcher that has so much, and keeps enough of it to itself that a machine may stand still for a moment.
+fn with_twelve(setup: Setup) -> Setup {
+    setup.env(GRACE, "12").env("CLOUDSTATE_LAUNCHER_DRAIN_KILL_MARGIN", "5s")
+}
 
 /// Sends TERM and waits for the end, which must come before Kubernetes' own KILL would.
 #[track_caller]
@@ -97,7 +103,7 @@ fn leaves_with(launcher: &mut Launcher, code: i32) {
     let asked = Instant::now();
     launcher.signal(Signal::TERM);
     assert_eq!(launcher.await_exit(), code, "{}", launcher.raw_log());
-    assert!(asked.elapsed() < SIX, "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < TWELVE, "{:?}", asked.elapsed());
 }
 
 fn hour(setup: Setup) -> Setup {
@@ -107,27 +113,27 @@ fn hour(setup: Setup) -> Setup {
 
 #[test]
 fn f12_term_finds_a_way_out_of_every_state() {
-    let six = |script: &[&str]| launcher(script).env(GRACE, "6");
-    let mut waiting = six(&["--ready", "x"])
+    let twelve = |script: &[&str]| with_twelve(launcher(script));
+    let mut waiting = twelve(&["--ready", "x"])
         .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "gate")
         .env("USER_FUNCTION_PORT", &support::free_port().to_string())
         .start();
     waiting.await_not_ready("UserFunctionUnreachable", "the proxy is started once");
-    let mut starting = six(&["--orphan", "1000", "--stall"]).start();
+    let mut starting = twelve(&["--orphan", "1000", "--stall"]).start();
     starting.await_not_ready("ProxyStarting", "the proxy does not answer");
-    let mut running = six(SERVES).start();
+    let mut running = twelve(SERVES).start();
     running.await_ready();
-    let mut backoff = hour(six(&["--exit", "1"])).start();
+    let mut backoff = hour(twelve(&["--exit", "1"])).start();
     backoff.await_not_ready("ProxyStarting", "the proxy left with exit code 1");
-    let mut draining = six(SERVES).env(PRE_DELAY, "3s").start();
+    let mut draining = twelve(SERVES).env(PRE_DELAY, "4s").start();
     draining.await_ready();
     draining.signal(Signal::TERM);
     for (launcher, state) in [
+        (&mut draining, "draining"),
         (&mut waiting, "waiting"),
         (&mut starting, "starting"),
         (&mut running, "running"),
         (&mut backoff, "backoff"),
-        (&mut draining, "draining"),
     ] {
         launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
         leaves_with(launcher, 0);
@@ -141,21 +147,29 @@ fn f12_term_finds_a_way_out_while_a_proxy_is_replaced() {
     thread::scope(|scope| {
         for (state, wakes, code) in ends {
             scope.spawn(move || {
-                let mut launcher = launcher(SERVES)
-                    .env(GRACE, "6")
-                    .env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "1s")
-                    .start();
-                launcher.await_ready();
-                let proxy = launcher.await_proxy(1);
-                proxy.signal(Signal::STOP);
-                launcher.await_metric(&format!("cloudstate_launcher_state{{state=\"{state}\"}} 1"));
-                if wakes {
-                    proxy.signal(Signal::CONT);
-                }
-                leaves_with(&mut launcher, code);
+                let mut tries = iter::repeat_with(|| term_in_passing(state, wakes, code));
+                assert!(tries.by_ref().take(TRIES).any(|was_seen| was_seen), "{state}");
             });
         }
     });
+}
+
+/// Sends TERM while a proxy that hangs is replaced. Whether that state was seen in time: it lasts for two seconds.
+fn term_in_passing(state: &str, wakes: bool, code: i32) -> bool {
+    let setup = with_twelve(launcher(SERVES)).env("CLOUDSTATE_LAUNCHER_HANG_AFTER", "2s");
+    let mut launcher = setup.start();
+    launcher.await_ready();
+    let proxy = launcher.await_proxy(1);
+    proxy.signal(Signal::STOP);
+    launcher.await_line(&json!({ "message": "state changed", "to": state }));
+    if launcher.metric(&format!("state{{state=\"{state}\"}}")) == 0 {
+        return false;
+    }
+    if wakes {
+        proxy.signal(Signal::CONT);
+    }
+    leaves_with(&mut launcher, code);
+    true
 }
 
 /// Has a launcher come to its end, and sends TERM while it lets those hear of it who are still there.
@@ -177,8 +191,7 @@ fn term_at_the_end(state: &str, begin: impl Fn(&Launcher)) -> Option<i32> {
 
 #[test]
 fn f12_term_changes_nothing_at_the_end() {
-    // It stays for a fifth of a second, which a busy machine can miss.
-    const TRIES: usize = 10;
+    // It stays for a fifth of a second.
     let codes = |state: &str, begin: &dyn Fn(&Launcher)| {
         (0..TRIES).find_map(|_| term_at_the_end(state, begin))
     };
@@ -222,7 +235,7 @@ fn f13_a_proxy_that_ignores_term_is_killed_when_time_is_up() {
 
 #[test]
 fn f31_a_proxy_that_crashes_while_calls_are_drained_is_the_last() {
-    let mut launcher = launcher(SERVES).env(PRE_DELAY, "10s").start();
+    let mut launcher = launcher(SERVES).env(GRACE, "600").env(PRE_DELAY, "300s").start();
     launcher.await_ready();
     launcher.signal(Signal::TERM);
     launcher.await_not_ready("Draining", "");

@@ -21,7 +21,7 @@ use std::{
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::story::Story;
@@ -239,7 +239,22 @@ impl Launcher {
 
     #[track_caller]
     pub(crate) fn await_log(&self, message: &str) {
-        self.eventually(message, || self.log().into_iter().find(|line| line["message"] == message));
+        self.await_line(&json!({ "message": message }));
+    }
+
+    /// Waits for a line of the log with all these fields. It stays, whereas a state may be gone before anybody looks.
+    #[track_caller]
+    pub(crate) fn await_line(&self, fields: &Value) {
+        self.eventually(&fields.to_string(), || self.story().all(fields).pop().map(drop));
+    }
+
+    /// Waits until a command, which gives up after less than a second, says and leaves so.
+    #[track_caller]
+    pub(crate) fn await_command(&self, args: &[&str], code: i32, text: &str) {
+        let wanted = (code, text.to_owned());
+        self.eventually(&format!("{args:?}: {wanted:?}"), || {
+            (self.command(args) == wanted).then_some(())
+        });
     }
 
     /// Waits for a piece of text among everything that launcher and proxy have written.
@@ -510,7 +525,7 @@ pub(crate) fn get(port: u16, path: &str) -> Option<String> {
 /// single one may wait for a processor, but what is slow by itself is slow each time.
 #[track_caller]
 pub(crate) fn takes_less_than(limit: Duration, mut attempt: impl FnMut() -> Duration) {
-    const TRIES: usize = 5;
+    const TRIES: usize = 10;
     let mut times = Vec::new();
     while times.len() < TRIES {
         let took = attempt();
