@@ -1,7 +1,7 @@
 //! The memory budget: what the proxy may hold for others at once, in bytes.
 //!
-//! It is counted, not measured: an open entity costs a fixed amount and its name, a call under way costs a
-//! fixed amount and its message. Code, runtime and store have their own room beside it.
+//! It is counted, not measured: an open entity costs a fixed amount and its name, and a large state its bytes until
+//! the user function has it; a call under way costs a fixed amount and its message. Code, runtime and store have their own room beside it.
 
 use std::sync::Arc;
 

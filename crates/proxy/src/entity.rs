@@ -6,6 +6,7 @@ mod context;
 mod driver;
 mod event_sourced;
 pub(crate) mod history;
+mod large;
 pub mod machine;
 pub mod message;
 mod meter;

@@ -20,6 +20,7 @@ use super::{
     Answer,
     context::Context,
     history::History,
+    large::{Large, Room},
     machine::{Action, Event, Glance, Machine, Request, StreamEnd, Ticket, Timer},
     message::{Incoming, Outgoing, Write},
     meter::Meter,
@@ -63,6 +64,8 @@ pub(super) struct Driver {
     /// Its place among those whose history is read.
     turn: Turn,
     history: History,
+    /// The state that was read, if it is large.
+    large: Large,
     /// Our side of the stream.
     outbound: Option<Outbound>,
     /// Whether the machine waits for the stream to be open.
@@ -158,6 +161,7 @@ impl Driver {
             callers: VecDeque::new(),
             turn: Turn::None,
             history: History::None,
+            large: Large::None,
             outbound: None,
             opening: false,
             inbound: UserStream::None,
@@ -168,15 +172,20 @@ impl Driver {
         }
     }
 
-    /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in.
-    pub(super) async fn run(mut self, forget: impl Fn(&EntityId) -> bool + Send) {
+    /// Runs until the machine has nothing left to do and `forget` agrees that nothing new came in; `more` takes
+    /// room for a large state.
+    pub(super) async fn run(
+        mut self,
+        forget: impl Fn(&EntityId) -> bool + Send,
+        more: impl Fn(usize) -> Room + Send + Sync,
+    ) {
         let mut ended = false;
         loop {
             // Again behind one who has only looked, and so was in the way of the first time.
             if ended && forget(&self.id) {
                 return;
             }
-            let Some(event) = self.next().await else { continue };
+            let Some(event) = self.next(&more).await else { continue };
             let now = Instant::now();
             self.busy = now;
             match &event {
@@ -211,6 +220,7 @@ impl Driver {
         let Glance { phase, queued, sequence, .. } = self.machine.glance();
         let is_read = !matches!(self.history, History::None);
         let waits_for = match &self.outbound {
+            _ if self.large.waits() => "memory for its state",
             _ if !is_read && !self.opening => return,
             Some(outbound) if !outbound.has_room() || self.opening => "the user function",
             _ => "the store",
@@ -219,12 +229,15 @@ impl Driver {
         tell!(warn, self, phase, waits_for, ?limit, queued, at, "not activated in time");
     }
 
-    /// The next thing that happens; none when somebody has only looked.
-    async fn next(&mut self) -> Option<Event> {
+    /// The next thing that happens; none when the machine need not know.
+    async fn next(&mut self, more: &(impl Fn(usize) -> Room + Sync)) -> Option<Event> {
         Some(tokio::select! {
             biased;
             outcome = first(&mut self.writes) => Event::Written(outcome),
-            event = self.inbound.next() => event,
+            event = self.inbound.next() => {
+                self.large.is_with_the_user_function();
+                event
+            }
             () = taken(self.outbound.as_ref()), if self.opening => {
                 self.opening = false;
                 Event::Opened
@@ -234,7 +247,16 @@ impl Driver {
                 self.history = History::load(&self.context.journal, kind, &self.id);
                 Event::LoadBegins
             }
-            event = replay(&mut self.history, self.outbound.as_ref()) => {
+            state = self.large.counted() => {
+                self.turn.has_begun();
+                state
+            }
+            event = replay(&mut self.history, self.outbound.as_ref()), if !self.large.waits() => {
+                if let Some(bytes) = Large::size(&event) {
+                    self.large.wait(event, more(bytes));
+                    return None;
+                }
+                self.turn.has_begun();
                 self.opening = matches!(event, Event::LoadEnded);
                 if matches!(event, Event::LoadEnded | Event::LoadFailed(_)) {
                     self.turn = Turn::None;
@@ -282,6 +304,7 @@ impl Driver {
         match action {
             Action::Load => {
                 self.history = History::None;
+                self.large = Large::None;
                 self.turn = self.context.turns.line_up();
             }
             Action::Open => self.open(),
@@ -315,6 +338,7 @@ impl Driver {
     fn stop_speaking(&mut self) {
         self.turn = Turn::None;
         self.history = History::None;
+        self.large = Large::None;
         self.opening = false;
         self.outbound = None;
     }
@@ -535,7 +559,11 @@ mod tests {
             handle.tell(Inbound::Look(oneshot::channel().0));
             false
         };
-        let ended = time::timeout(Duration::from_mins(1), driver.run(forget)).await;
+        let ended = time::timeout(
+            Duration::from_mins(1),
+            driver.run(forget, |_bytes| future::pending().boxed()),
+        )
+        .await;
         assert!(ended.is_ok(), "the entity stays, and so does the room that it takes");
         assert_eq!(budget.entities().used(), 0);
     }

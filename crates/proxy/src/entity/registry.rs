@@ -316,7 +316,10 @@ impl Entities {
             tenure.guard,
             room,
         );
-        let driver = tenure.drivers.spawn(driver.run(move |id| shared.forget(id)));
+        let more = Arc::clone(&shared);
+        let driver = driver
+            .run(move |id| shared.forget(id), move |bytes| Arc::clone(&more).room_for_state(bytes));
+        let driver = tenure.drivers.spawn(driver);
         Open { handle, task: driver.abort_handle(), used: AtomicU64::new(ticket) }
     }
 }

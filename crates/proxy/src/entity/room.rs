@@ -9,9 +9,10 @@ use std::{
     time::Duration,
 };
 
+use futures::FutureExt as _;
 use tokio::time::{self, Instant};
 
-use super::{Failure, FailureKind, driver::Inbound, registry::Shared};
+use super::{Failure, FailureKind, driver::Inbound, large::Room, registry::Shared};
 use crate::budget::{self, Taken};
 
 /// How often those who wait look for entities that have become idle.
@@ -56,7 +57,7 @@ impl Shared {
                 "the entity takes {cost} bytes of memory, the limit is {size}"
             )));
         }
-        let _waiting = Waiting::new(&self.pressure.waiting);
+        let _waiting = Waiting::new(&self.pressure.waiting, cost / budget::ENTITY);
         let taken = async {
             let mut room = pin!(entities.take(cost));
             loop {
@@ -76,7 +77,14 @@ impl Shared {
         })
     }
 
-    /// Has as many idle entities passivated as there are callers that wait, and some more.
+    /// Takes room for a large state that was read, as soon as there is some; a state never takes more than half of
+    /// what there is, since entities must fit beside it.
+    pub(super) fn room_for_state(self: Arc<Self>, bytes: usize) -> Room {
+        let most = self.context.budget.entities().size() / 2;
+        async move { self.room(bytes.min(most)).await.map_err(|failure| failure.message) }.boxed()
+    }
+
+    /// Has as many idle entities passivated as are waited for, and some more.
     fn make_room(&self) {
         let pressure = &self.pressure;
         let mut last = match pressure.last.try_lock() {
@@ -114,18 +122,21 @@ impl Shared {
     }
 }
 
-/// Counts one more while it lives.
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts as so many entities while it lives.
+struct Waiting<'a> {
+    count: &'a AtomicUsize,
+    entities: usize,
+}
 
 impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
-        count.fetch_add(1, Ordering::Relaxed);
-        Self(count)
+    fn new(count: &'a AtomicUsize, entities: usize) -> Self {
+        count.fetch_add(entities, Ordering::Relaxed);
+        Self { count, entities }
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(self.entities, Ordering::Relaxed);
     }
 }

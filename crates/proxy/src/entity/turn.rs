@@ -19,10 +19,23 @@ const READING: usize = 320 << 10;
 const PART: usize = 8;
 /// As many go on however small the budget is.
 const MIN: usize = 2;
+/// Of so many at once nothing has come yet: it may be a state of many megabytes, which counts only once it is
+/// there. More would not be faster: the stores have as many connections that read.
+const FETCHES: usize = 4;
 
 /// The turns that there are; clones share them.
 #[derive(Clone, Debug)]
-pub struct Turns(Arc<Semaphore>);
+pub struct Turns {
+    places: Arc<Semaphore>,
+    fetches: Arc<Semaphore>,
+}
+
+/// What is held while an entity is read.
+pub(super) struct Place {
+    _place: OwnedSemaphorePermit,
+    /// Until the first piece of its history is there and counted.
+    fetch: Option<OwnedSemaphorePermit>,
+}
 
 /// An entity's place.
 #[derive(Default)]
@@ -31,29 +44,33 @@ pub(super) enum Turn {
     #[default]
     None,
     /// Others come first.
-    InLine(BoxFuture<'static, OwnedSemaphorePermit>),
+    InLine(BoxFuture<'static, Place>),
     /// It is its turn.
-    Called(OwnedSemaphorePermit),
+    Called(Place),
     /// It is read; others may be, once this is dropped.
-    Taken { _permit: OwnedSemaphorePermit },
+    Taken(Place),
 }
 
 impl Turns {
     /// So many at once, if the budget has room for as many.
     pub fn new(most: usize, budget: &Budget) -> Self {
         let fit = budget.entities().size() / PART / READING;
-        Self(Arc::new(Semaphore::new(most.min(fit).max(MIN))))
+        let places = Arc::new(Semaphore::new(most.min(fit).max(MIN)));
+        Self { places, fetches: Arc::new(Semaphore::new(FETCHES)) }
     }
 
     /// A place behind all that wait.
     pub(super) fn line_up(&self) -> Turn {
-        match Arc::clone(&self.0).try_acquire_owned() {
-            Ok(permit) => Turn::Called(permit),
-            Err(_full) => {
-                let permit = Arc::clone(&self.0).acquire_owned();
-                let permit = permit.map(|permit| permit.expect("the semaphore is never closed"));
-                Turn::InLine(permit.boxed())
-            }
+        let (places, fetches) = (Arc::clone(&self.places), Arc::clone(&self.fetches));
+        let place = async move {
+            let place = places.acquire_owned().await.expect("the semaphore is never closed");
+            let fetch = fetches.acquire_owned().await.expect("the semaphore is never closed");
+            Place { _place: place, fetch: Some(fetch) }
+        };
+        let mut line = place.boxed();
+        match (&mut line).now_or_never() {
+            Some(place) => Turn::Called(place),
+            None => Turn::InLine(line),
         }
     }
 }
@@ -68,11 +85,18 @@ impl Turn {
             *self = Self::Called(line.await);
         }
         match std::mem::take(self) {
-            Self::Called(permit) => *self = Self::Taken { _permit: permit },
+            Self::Called(place) => *self = Self::Taken(place),
             other => {
                 *self = other;
                 future::pending::<()>().await;
             }
+        }
+    }
+
+    /// The first piece has come, and was counted: others may wait for theirs.
+    pub(super) fn has_begun(&mut self) {
+        if let Self::Taken(place) = self {
+            place.fetch = None;
         }
     }
 }
