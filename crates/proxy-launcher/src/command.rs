@@ -22,6 +22,8 @@ pub struct ProxyCommand {
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
+    /// The folder that it runs in.
+    pub folder: PathBuf,
     /// Its whole environment; nothing is inherited beside it.
     pub environment: BTreeMap<OsString, OsString>,
 }
@@ -52,16 +54,19 @@ pub(crate) fn build(
     args: &[OsString],
     mut environment: BTreeMap<OsString, OsString>,
 ) -> Result<Built, Vec<Problem>> {
+    let folder = config.workdir.clone();
     match &config.kind {
         ProxyKind::Native => {
             let mut warnings = Vec::new();
             let args = native_args(args, &mut environment, &mut warnings)?;
             let program = config.command.clone();
-            Ok(Built { proxy: ProxyCommand { program, args, environment }, warnings, budget: None })
+            let proxy = ProxyCommand { program, args, folder, environment };
+            Ok(Built { proxy, warnings, budget: None })
         }
         ProxyKind::Jvm(jvm) => {
             let line = jvm.command_line(wishes, args)?;
-            let proxy = ProxyCommand { program: jvm.java.clone(), args: line.args, environment };
+            let program = jvm.java.clone();
+            let proxy = ProxyCommand { program, args: line.args, folder, environment };
             Ok(Built { proxy, warnings: line.warnings, budget: Some(line.budget) })
         }
     }

@@ -66,6 +66,8 @@ pub struct Config {
     pub kind: ProxyKind,
     /// The native proxy's program.
     pub command: PathBuf,
+    /// The folder that the proxy runs in.
+    pub workdir: PathBuf,
     /// When the proxy is started again, and when no more.
     pub supervise: Supervise,
     /// How the proxy is stopped.

@@ -58,7 +58,7 @@ pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
     refuse_foreign(&proxy.program)?;
     let mut command = Command::new(&proxy.program);
     command.args(&proxy.args).env_clear().envs(&proxy.environment);
-    command.stdin(Stdio::null()).process_group(0);
+    command.current_dir(&proxy.folder).stdin(Stdio::null()).process_group(0);
     prepare(&mut command, limits.files);
     let child = command.spawn()?;
     // The number stays the child's until `reap` has buried it, whatever becomes of this handle.

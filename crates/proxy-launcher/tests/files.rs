@@ -37,6 +37,19 @@ fn a_proxy_gets_its_limits_and_leaves_the_launcher_alive_when_memory_is_short() 
 }
 
 #[test]
+fn a_proxy_runs_in_the_folder_that_is_said() {
+    let setup = launcher(SERVES);
+    let folder = setup.file("");
+    let said = setup.env("CLOUDSTATE_LAUNCHER_WORKDIR", folder.to_str().unwrap()).start();
+    said.await_ready();
+    let resolved = fs::canonicalize(&folder).unwrap();
+    assert_eq!(said.await_proxy(1).folder(), resolved);
+    let not_said = launcher(SERVES).start();
+    not_said.await_ready();
+    assert_eq!(not_said.await_proxy(1).folder(), std::path::Path::new("/"));
+}
+
+#[test]
 fn a_record_stands_in_for_last_words_until_there_are_none() {
     let mut launcher = launcher(SERVES).start();
     launcher.await_ready();

@@ -38,6 +38,7 @@ settings! {
     JAVA = "proxy.java";
     KIND = "proxy.kind";
     MAIN_CLASS = "proxy.main_class";
+    WORKDIR = "proxy.workdir";
     ALLOW_PLAINTEXT_STORE = "security.allow_plaintext_store";
     STARTUP_REQUIRE = "startup.require";
     BACKOFF_FACTOR = "supervise.backoff_factor";

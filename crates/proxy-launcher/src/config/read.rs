@@ -22,7 +22,7 @@ use super::{
         LOG_FORMAT, LOG_LEVEL, MAIN_CLASS, MEM_CODE_CACHE, MEM_DIRECT, MEM_METASPACE, MEM_THREADS,
         MEMORY_POLICY, MERGE_METRICS, NOFILE, OOM_STEP, RESTART, STABLE_AFTER, START_TIMEOUT,
         STARTUP_REQUIRE, STUCK_AFTER, UF_DOWN_AFTER, UF_GIVE_UP, UF_INTERVAL, UF_ON_RETURN,
-        UF_PROBE, UF_REQUIRED, UF_TIMEOUT, UF_WAIT, ZERO_ON_TERM,
+        UF_PROBE, UF_REQUIRED, UF_TIMEOUT, UF_WAIT, WORKDIR, ZERO_ON_TERM,
     },
 };
 use crate::{
@@ -59,6 +59,7 @@ pub(super) fn config(
         memory_limit: reader.read_optional(env::MEMORY_LIMIT, value::bytes),
         store: reader.read_optional(env::STORE, value::store),
         command: reader.read(COMMAND, contract::PROXY_COMMAND, value::absolute_path),
+        workdir: workdir(reader, &kind, surroundings),
         supervise: supervise(reader, &kind),
         drain: drain(reader, &kind),
         user_function: user_function(reader, &kind),
@@ -171,6 +172,27 @@ fn kind(reader: &mut Reader, surroundings: &Surroundings) -> ProxyKind {
     };
     reader.note(KIND, if is_jvm { "jvm" } else { "native" });
     if is_jvm { ProxyKind::Jvm(jvm) } else { ProxyKind::Native }
+}
+
+/// The folder that the proxy runs in.
+fn workdir(reader: &mut Reader, kind: &ProxyKind, surroundings: &Surroundings) -> PathBuf {
+    /// Where the original's images have their proxy.
+    const OF_JARS: &str = "/opt/docker";
+    // Of something else than a folder there is no such path.
+    let is_there = |folder: &Path| (surroundings.exists)(&folder.join("."));
+    let has_jars = matches!(kind, ProxyKind::Jvm(_)) && is_there(Path::new(OF_JARS));
+    let default = if has_jars { OF_JARS } else { "/" };
+    let folder = reader.read(WORKDIR, default, value::absolute_path);
+    if reader.is_set(WORKDIR) && reader.is_sound(WORKDIR) && !is_there(&folder) {
+        reader.add(Problem {
+            kind: Kind::FileNotFound,
+            variable: WORKDIR.to_owned(),
+            value: folder.display().to_string(),
+            expected: "a folder that exists".to_owned(),
+            hint: format!("name one, or leave it out for the default {default}"),
+        });
+    }
+    folder
 }
 
 fn ports(reader: &mut Reader) -> Ports {

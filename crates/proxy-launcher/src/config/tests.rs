@@ -42,6 +42,21 @@ fn nothing_set_gives_the_defaults() {
 }
 
 #[test]
+fn a_proxy_runs_where_its_kind_does_unless_it_is_said() {
+    let folder = |exists: fn(&Path) -> bool, pairs: &[(&str, &str)]| {
+        let around = Surroundings { memory_limit: None, exists, read: NO_FILE };
+        let loaded = super::load(environment(pairs), &Above::default(), &[], &around).unwrap();
+        loaded.proxy.folder.display().to_string()
+    };
+    let jvm = ("CLOUDSTATE_LAUNCHER_KIND", "jvm");
+    let none = |path: &Path| !path.starts_with("/opt") && !path.starts_with("/etc");
+    assert_eq!(folder(NATIVE.exists, &[]), "/");
+    assert_eq!(folder(NATIVE.exists, &[jvm]), "/opt/docker");
+    assert_eq!(folder(none, &[jvm]), "/");
+    assert_eq!(folder(none, &[jvm, ("CLOUDSTATE_LAUNCHER_WORKDIR", "/srv")]), "/srv");
+}
+
+#[test]
 fn every_problem_is_reported_at_once_with_name_value_and_way_out() {
     assert_eq!(
         refused(&[

@@ -451,6 +451,11 @@ impl Process {
         fs::read_to_string(format!("/proc/{}/{name}", self.0.as_raw_nonzero())).unwrap()
     }
 
+    /// The folder that it runs in.
+    pub(crate) fn folder(self) -> PathBuf {
+        fs::read_link(format!("/proc/{}/cwd", self.0.as_raw_nonzero())).unwrap()
+    }
+
     /// Whether it has that file descriptor.
     pub(crate) fn has_open(self, descriptor: u32) -> bool {
         let link = format!("/proc/{}/fd/{descriptor}", self.0.as_raw_nonzero());
