@@ -11,7 +11,7 @@ use crate::{client::WaitFor, config::Above, jvm::is_jvm_flag};
 
 /// How the launcher is called; part of every [`UsageError`].
 pub const USAGE: &str = "proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] \
-                         [--output table|json] [--deny-warnings] \
+                         [--output table|json] [--deny-warnings] [--help] [--version] \
                          [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]";
 
 /// What to do, with which settings, and what to hand on to the proxy.
@@ -40,6 +40,8 @@ pub enum Verb {
     PrintConfig,
     /// Print the version.
     Version,
+    /// Print how the launcher is called.
+    Help,
     /// Ask the running launcher what the kubelet would ask.
     Probe(&'static str),
     /// Wait for something.
@@ -95,9 +97,10 @@ pub enum UsageError {
 /// [`UsageError`] names the first argument that cannot be followed.
 pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, UsageError> {
     let mut args = args.into_iter().peekable();
-    let mut verb = None;
-    let mut print_config = false;
+    // The flags that stand for a command; they win over a word.
+    let (mut verb, mut told) = (None, None);
     let (mut above, mut json, mut deny_warnings) = (Above::default(), false, false);
+    let mut proxy_args = Vec::new();
     while let Some(word) = args.next_if(|word| !is_jvm_flag(word)) {
         let mut value = |option, wanted| {
             let value = args.next().and_then(|value| value.into_string().ok());
@@ -129,7 +132,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
                 };
             }
             Some("--deny-warnings") => deny_warnings = true,
-            Some("--print-config") => print_config = true,
+            Some("--print-config") => told = told.or(Some(Verb::PrintConfig)),
+            Some("--help" | "-h") => told = Some(Verb::Help),
+            Some("--version" | "-V") => told = told.or(Some(Verb::Version)),
             Some("--for") if let Some(Verb::Wait(what, _)) = &mut verb => {
                 let (option, wanted) = ("--for", "proxy, user-function or ready");
                 *what = match value(option, wanted)?.as_str() {
@@ -163,12 +168,12 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation, Usa
                 None => return Err(UsageError::UnknownCommand(word)),
             },
             _ => {
-                let proxy_args = std::iter::once(word).chain(args).collect();
-                let verb = verb.unwrap_or(Verb::Run);
-                return Ok(Invocation { verb, above, json, deny_warnings, proxy_args });
+                proxy_args.push(word);
+                break;
             }
         }
     }
-    let verb = if print_config { Verb::PrintConfig } else { verb.unwrap_or(Verb::Run) };
-    Ok(Invocation { verb, above, json, deny_warnings, proxy_args: args.collect() })
+    proxy_args.extend(args);
+    let verb = told.or(verb).unwrap_or(Verb::Run);
+    Ok(Invocation { verb, above, json, deny_warnings, proxy_args })
 }

@@ -57,6 +57,10 @@ fn main() -> ExitCode {
             Ok(0)
         })
         .into(),
+        Verb::Help => {
+            say(&format!("usage: {}", cli::USAGE));
+            ExitCode::SUCCESS
+        }
         Verb::Version => {
             say(&format!("proxy-launcher {}", env!("CARGO_PKG_VERSION")));
             ExitCode::SUCCESS

@@ -239,7 +239,7 @@ fn rows() -> Vec<Row> {
         value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "/nonexistent/proxy", "the proxy could not be started: its program does not exist; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").run(127),
         value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "/etc/passwd", "the proxy could not be started: its file is no program for this machine; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").run(126),
         value("the proxy could not be started", "CLOUDSTATE_LAUNCHER_COMMAND", "DIR/proxy", "the proxy could not be started: its file is no program for this machine; CLOUDSTATE_LAUNCHER_COMMAND must name the proxy's program, or CLOUDSTATE_LAUNCHER_JAVA a JVM").file("proxy", ELSEWHERE).run(126),
-        value("UnknownOption", "HTTP_PORT", "8013", "UnknownOption: \"--frobnicate\": options for the proxy stand after `--`; usage: proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] [--output table|json] [--deny-warnings] [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]").args(&["--frobnicate"]).run(64),
+        value("UnknownOption", "HTTP_PORT", "8013", "UnknownOption: \"--frobnicate\": options for the proxy stand after `--`; usage: proxy-launcher [--config FILE] [--set KEY=VALUE]... [--log-format FORMAT] [--log-level LEVEL] [--output table|json] [--deny-warnings] [--help] [--version] [run|check|print-config|version|probe|wait|drain] [--] [PROXY-ARGS...]").args(&["--frobnicate"]).run(64),
         jvm(
             (
                 "CLOUDSTATE_LAUNCHER_MAIN_CLASS",

@@ -19,22 +19,27 @@ fn orphans_are_buried() {
 
 #[test]
 fn what_a_dead_proxy_left_behind_is_killed() {
-    let launcher = launcher(&["--orphan", "1000"]).start();
+    let mut launcher = launcher(&["--orphan", "1000"]).start();
     launcher.await_ready();
     let orphan = launcher.await_orphan();
     assert!(orphan.is_running());
     launcher.await_proxy(1).signal(Signal::KILL);
     orphan.await_end();
+    // Nor is there another one's after the test.
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
 }
 
 #[test]
 fn what_left_the_group_is_killed_too() {
-    let launcher = launcher(&["--daemon", "1000"]).start();
+    let mut launcher = launcher(&["--daemon", "1000"]).start();
     launcher.await_ready();
     let daemon = launcher.await_orphan();
     launcher.await_proxy(1).signal(Signal::KILL);
     daemon.await_end();
     launcher.await_proxy(2);
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
 }
 
 #[test]
@@ -87,8 +92,11 @@ fn nothing_is_left_of_a_proxy_when_the_next_one_starts() {
     // It has left the group, so that the group's KILL does not end it.
     let setup = launcher(&["--daemon", "1000", "--exit-once", "75"]);
     let mark = setup.file("mark");
-    let launcher = setup.arg(mark.to_str().unwrap()).start();
+    let mut launcher = setup.arg(mark.to_str().unwrap()).start();
     launcher.await_proxy(2);
+    launcher.await_ready();
+    launcher.signal(Signal::TERM);
+    assert_eq!(launcher.await_exit(), 0);
     let log = launcher.log();
     let before = log.iter().take_while(|line| line["generation"] != 2);
     let buried: u64 = before.filter_map(|line| line["count"].as_u64()).sum();

@@ -324,12 +324,20 @@ fn f27_bad_requests_keep_nobody_waiting() {
 }
 
 #[test]
-fn version_is_one_line() {
-    let output =
-        Command::new(env!("CARGO_BIN_EXE_proxy-launcher")).arg("version").output().unwrap();
-    assert!(output.status.success());
-    assert_eq!(
-        String::from_utf8(output.stdout).unwrap(),
-        format!("proxy-launcher {}\n", env!("CARGO_PKG_VERSION"))
-    );
+fn version_and_usage_are_told_by_word_or_flag() {
+    let version = format!("proxy-launcher {}\n", env!("CARGO_PKG_VERSION"));
+    let usage = format!("usage: {}\n", proxy_launcher::cli::USAGE);
+    for (args, told) in [
+        (&["version"][..], &version),
+        (&["--version"], &version),
+        (&["-V"], &version),
+        (&["--help"], &usage),
+        (&["-h"], &usage),
+        (&["check", "--help"], &usage),
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_proxy-launcher")).args(args).output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{args:?}");
+        assert_eq!(&String::from_utf8(output.stdout).unwrap(), told, "{args:?}");
+    }
 }
