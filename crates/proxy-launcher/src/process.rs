@@ -4,10 +4,9 @@
 //! in the launcher may wait for a process: whoever waits first takes the exit status away from the other.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _},
-    os::unix::process::CommandExt,
-    path::Path,
+    ffi::{CString, OsString},
+    fs, io, iter,
+    os::unix::{ffi::OsStrExt as _, process::CommandExt},
     process::{Command, Stdio},
 };
 
@@ -23,9 +22,6 @@ use rustix::{
 use tracing::debug;
 
 use crate::{command::ProxyCommand, config::Limits, exit::End};
-
-/// As much of a program as says which machine it is for.
-const ELF_HEAD: u64 = 20;
 
 /// The proxy's process, until [`reap`] has reported its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +51,10 @@ pub fn adopt_orphans() -> io::Result<()> {
 /// # Errors
 /// When the program cannot be executed, or the system has no room for a process.
 pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
-    refuse_foreign(&proxy.program)?;
+    // It gets arguments and environment by its image.
     let mut command = Command::new(&proxy.program);
-    command.args(&proxy.args).env_clear().envs(&proxy.environment);
     command.current_dir(&proxy.folder).stdin(Stdio::null()).process_group(0);
-    prepare(&mut command, limits.files);
+    prepare(&mut command, Image::of(proxy)?, limits.files);
     let child = command.spawn()?;
     // The number stays the child's until `reap` has buried it, whatever becomes of this handle.
     let leader = Leader(Pid::from_child(&child));
@@ -69,25 +64,51 @@ pub fn spawn(proxy: &ProxyCommand, limits: Limits) -> io::Result<Leader> {
     Ok(leader)
 }
 
-/// Refuses what the kernel would not execute. The C library gives such a file to a shell, which then says something else,
-/// and an image without one has nothing to say at all.
-fn refuse_foreign(program: &Path) -> io::Result<()> {
-    let head = |path: &Path| -> io::Result<Vec<u8>> {
-        let mut head = Vec::new();
-        File::open(path)?.take(ELF_HEAD).read_to_end(&mut head)?;
-        Ok(head)
-    };
-    // One that may be executed and not read is left to the kernel.
-    let (Ok(theirs), Ok(ours)) = (head(program), head(Path::new("/proc/self/exe"))) else {
-        return Ok(());
-    };
-    if is_for_this_machine(&theirs, &ours) { Ok(()) } else { Err(Errno::NOEXEC.into()) }
+/// The proxy's program as the kernel takes it, made before fork: behind it nobody may allocate.
+struct Image {
+    program: CString,
+    /// What the addresses below are of.
+    _strings: Vec<CString>,
+    /// Addresses of strings, and zero at the end.
+    args: Vec<usize>,
+    environment: Vec<usize>,
 }
 
-/// A script, or a program of our own kind: word size and byte order stand in bytes 4 and 5, the machine in 18 and 19.
-fn is_for_this_machine(theirs: &[u8], ours: &[u8]) -> bool {
-    let kind = |head: &[u8]| Some((head.get(..6)?.to_owned(), head.get(18..20)?.to_owned()));
-    theirs.starts_with(b"#!") || kind(theirs).is_some_and(|theirs| Some(theirs) == kind(ours))
+impl Image {
+    fn of(proxy: &ProxyCommand) -> io::Result<Self> {
+        let program = CString::new(proxy.program.as_os_str().as_bytes())?;
+        let mut strings = iter::once(Ok(program.clone()))
+            .chain(proxy.args.iter().map(|arg| CString::new(arg.as_bytes())))
+            .collect::<Result<Vec<_>, _>>()?;
+        let pair = |(name, value): (&OsString, &OsString)| {
+            CString::new([name.as_bytes(), b"=", value.as_bytes()].concat())
+        };
+        let pairs = proxy.environment.iter().map(pair).collect::<Result<Vec<_>, _>>()?;
+        let table = |strings: &[CString]| {
+            let addresses = strings.iter().map(|string| string.as_ptr().expose_provenance());
+            addresses.chain([0]).collect()
+        };
+        let (args, environment) = (table(&strings), table(&pairs));
+        strings.extend(pairs);
+        Ok(Self { program, _strings: strings, args, environment })
+    }
+
+    /// Becomes the program, or says why the kernel will not have it. The C library's own way would give a file that is
+    /// none to a shell, which then says something else, and which an image may not have.
+    #[expect(unsafe_code, reason = "the standard library goes the C library's way")]
+    fn execute(&self) -> io::Error {
+        // SAFETY: the program and all that the tables name are strings with a zero at the end, and both tables end with
+        // a zero; `self` owns them all, and a string stays where it is when its owner is moved. The call makes no use
+        // of them once it is over, allocates nothing and locks nothing.
+        unsafe {
+            libc::execve(
+                self.program.as_ptr(),
+                self.args.as_ptr().cast(),
+                self.environment.as_ptr().cast(),
+            )
+        };
+        io::Error::last_os_error()
+    }
 }
 
 /// Makes the proxy likelier than this process to be killed when memory is short: who is left can tell.
@@ -122,7 +143,7 @@ pub fn unblock_signals() -> io::Result<()> {
     unsafe_code,
     reason = "a parent-death signal and limits of its own can only be set by the child itself, after fork"
 )]
-fn prepare(command: &mut Command, files: u64) {
+fn prepare(command: &mut Command, image: Image, files: u64) {
     let launcher = getpid();
     let hard = getrlimit(Resource::Nofile).maximum;
     let files = Rlimit { current: Some(hard.map_or(files, |hard| hard.min(files))), maximum: hard };
@@ -132,12 +153,12 @@ fn prepare(command: &mut Command, files: u64) {
         inherit_nothing();
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The launcher may have died before the line above, which would then wait for ever.
-        if getppid() == Some(launcher) { Ok(()) } else { Err(Errno::SRCH.into()) }
+        if getppid() == Some(launcher) { Err(image.execute()) } else { Err(Errno::SRCH.into()) }
     };
     // SAFETY: between fork and exec only async-signal-safe things may happen. The closure makes
-    // system calls (prlimit, prctl, getppid, and those of `inherit_nothing`) through wrappers that neither allocate nor
-    // lock; an error is made of a bare errno, which does not allocate either. It captures two `Copy` values and touches
-    // no memory that another thread could have left half written.
+    // system calls (prlimit, prctl, getppid, execve, and those of `inherit_nothing`) through wrappers that neither
+    // allocate nor lock; an error is made of a bare errno, which does not allocate either. What it captures it alone
+    // has, so that no other thread could have left it half written.
     unsafe {
         command.pre_exec(in_child);
     }
@@ -265,18 +286,6 @@ fn end(code: Option<i32>, signal: Option<i32>) -> End {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_program_of_another_machine_is_none() {
-        let head =
-            |machine| [&b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0"[..], machine].concat();
-        let (amd64, arm64) = (head(b"\x3e\0"), head(b"\xb7\0"));
-        assert!(is_for_this_machine(&amd64, &amd64));
-        assert!(!is_for_this_machine(&arm64, &amd64));
-        assert!(is_for_this_machine(b"#!/bin/sh\n", &amd64));
-        assert!(!is_for_this_machine(b"text", &amd64));
-        assert!(!is_for_this_machine(b"", &amd64));
-    }
 
     #[test]
     fn a_child_is_known_by_its_parent_whatever_it_calls_itself() {

@@ -13,6 +13,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::{Shutdown, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt as _,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -180,6 +181,40 @@ fn a_missing_program_is_named() {
     assert_eq!(launcher.await_exit(), 127);
     let (_, message) = launcher.not_ready_words();
     assert!(message.contains("program does not exist; CLOUDSTATE_LAUNCHER_COMMAND"), "{message}");
+}
+
+/// A whole program of 32 bits that leaves with 9: header, one segment, code.
+fn narrow_program() -> Vec<u8> {
+    const BASE: u32 = 0x0804_8000;
+    const HEADERS: u32 = 52 + 32;
+    // mov eax, 1; mov ebx, 9; int 0x80
+    const CODE: [u8; 12] = [0xb8, 1, 0, 0, 0, 0xbb, 9, 0, 0, 0, 0xcd, 0x80];
+    let size = HEADERS + u32::try_from(CODE.len()).unwrap();
+    let half = |number: u16| number.to_le_bytes().to_vec();
+    let word = |number: u32| number.to_le_bytes().to_vec();
+    let header = [
+        b"\x7fELF\x01\x01\x01\0\0\0\0\0\0\0\0\0".to_vec(),
+        [half(2), half(3), word(1), word(BASE + HEADERS), word(52), word(0), word(0)].concat(),
+        [half(52), half(32), half(1), half(0), half(0), half(0)].concat(),
+    ];
+    let segment =
+        [1, 0, BASE, BASE, size, size, /* read and execute */ 5, 0x1000].map(word).concat();
+    [header.concat(), segment, CODE.to_vec()].concat()
+}
+
+#[test]
+fn a_program_of_32_bits_runs_where_the_kernel_runs_it() {
+    let setup = launcher(SERVES).env("CLOUDSTATE_LAUNCHER_BUDGET", "0");
+    let (file, program) = (setup.file("content"), setup.file("program"));
+    fs::write(&file, narrow_program()).unwrap();
+    // Another process writes what is executed: of what this one has open for writing each other thread's child has a
+    // copy for a moment, and the kernel executes no such file.
+    let copied = Command::new("/bin/cp").arg(file).arg(&program).status().unwrap();
+    assert!(copied.success());
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let runs = Command::new(&program).status().is_ok_and(|status| status.code() == Some(9));
+    let mut launcher = setup.env("CLOUDSTATE_LAUNCHER_COMMAND", program.to_str().unwrap()).start();
+    assert_eq!(launcher.await_exit(), if runs { 9 } else { 126 });
 }
 
 #[test]
