@@ -149,7 +149,7 @@ impl Board {
     /// Everything as JSON; no secret is in it.
     pub fn status(&self, health: &Health) -> Value {
         let (facts, now) = (self.look(), self.now());
-        let ready = match &health.ready {
+        let ready = match health.ready() {
             Ok(()) => json!(true),
             Err(why) => json!({ "reason": why.reason, "message": why.message }),
         };

@@ -9,10 +9,20 @@ pub struct Health {
     pub started: bool,
     /// Whether the launcher still has a purpose.
     pub alive: bool,
-    /// Whether calls are served, and if not, why.
-    pub ready: Result<(), NotReady>,
+    /// Everything for which no calls are served, first what `/ready` tells; nothing when they are.
+    pub reasons: Vec<NotReady>,
     /// How far a drain is.
     pub drain: Drain,
+}
+
+impl Health {
+    /// Whether calls are served, and if not, why.
+    ///
+    /// # Errors
+    /// The first of the reasons.
+    pub fn ready(&self) -> Result<(), &NotReady> {
+        self.reasons.first().map_or(Ok(()), Err)
+    }
 }
 
 /// How far a drain is.

@@ -364,7 +364,7 @@ impl Machine {
         Health {
             started: self.startup == Startup::Launcher || self.has_answered,
             alive: !matches!(self.state, State::Failed { .. }),
-            ready: self.ready(),
+            reasons: self.reasons(),
             drain: self.draining.as_ref().map_or(health::Drain::No, Draining::progress),
         }
     }

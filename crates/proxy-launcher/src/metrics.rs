@@ -55,7 +55,7 @@ pub fn page(facts: &Facts, health: &Health, now: Duration, form: Form) -> String
         "1 for the state that the launcher is in",
         STATE_NAMES.iter().map(state),
     );
-    page.gauge("ready", "1 while /ready is 200", u8::from(health.ready.is_ok()));
+    page.gauge("ready", "1 while /ready is 200", u8::from(health.ready().is_ok()));
     page.gauge("proxy_up", "1 while the proxy answers", u8::from(facts.proxy_answers));
     page.gauge(
         "proxy_ready",
@@ -250,7 +250,7 @@ mod tests {
         facts.proxy_probes.observe(Duration::from_millis(2));
         facts.signals.insert("TERM", 1);
         facts.start_times.observe(Duration::from_millis(300));
-        let health = Health { started: true, alive: true, ready: Ok(()), drain: Drain::No };
+        let health = Health { started: true, alive: true, reasons: Vec::new(), drain: Drain::No };
         page(&facts, &health, Duration::from_secs(1), form)
     }
 

@@ -7,7 +7,7 @@ mod support;
 use std::{fs, net::TcpStream, path::Path, thread, time::Duration};
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use self::support::{Setup, ask, launcher, takes_less_than};
 
@@ -88,6 +88,26 @@ fn a_drain_is_over_with_the_last_call_and_can_be_cancelled() {
     launcher.await_text("told DELETE /hold");
     launcher.await_ready();
     assert_eq!(launcher.page("/status")["drain"], "no");
+}
+
+#[test]
+fn a_probe_tells_every_reason_when_it_is_asked_to() {
+    let (setup, _calls) = counting(1);
+    let launcher = setup
+        .env("CLOUDSTATE_LAUNCHER_UF_WAIT", "parallel")
+        .env("USER_FUNCTION_PORT", &support::free_port().to_string())
+        .start();
+    launcher.await_not_ready("UserFunctionUnreachable", "the user function does not answer");
+    assert_eq!(launcher.ask("POST", "/drain").unwrap().0, 202);
+    launcher.await_not_ready("Draining", "");
+    let (status, page) = launcher.ask("GET", "/ready?verbose").unwrap();
+    assert_eq!(status, 503);
+    let page: Value = serde_json::from_str(&page).unwrap();
+    let reasons: Vec<_> = page["reasons"].as_array().unwrap().iter().collect();
+    assert_eq!(reasons[0]["reason"], "Draining", "{page}");
+    assert_eq!(reasons.last().unwrap()["reason"], "UserFunctionUnreachable", "{page}");
+    assert_eq!(page["state"], "running");
+    assert_eq!(launcher.ask("GET", "/alive?verbose").unwrap().0, 200);
 }
 
 #[test]

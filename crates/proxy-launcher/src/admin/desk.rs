@@ -40,6 +40,8 @@ const LOG_LEVEL: &str = "/loglevel";
 const LOG_LEVEL_THERE: &str = "/log-level";
 const DUMP: &str = "/dump";
 const METRICS: &str = "/metrics";
+/// Behind the question mark of a probe.
+const VERBOSE: &str = "verbose";
 /// Containers of a pod are told to stop at about the same time: one that waits for the drain may ask before it
 /// has begun.
 const DRAIN_BEGINS_WITHIN: Duration = Duration::from_secs(2);
@@ -129,6 +131,18 @@ impl Desk {
         }
         let health = self.health.borrow().clone();
         match (path, method) {
+            (probe::STARTUP | probe::ALIVE | probe::READY, _)
+                if query.split('&').any(|word| word == VERBOSE)
+                    && self.may(peer, request.headers()).is_ok() =>
+            {
+                let is_good = match path {
+                    probe::STARTUP => health.started,
+                    probe::ALIVE => health.alive,
+                    _ => health.ready().is_ok(),
+                };
+                let bad = StatusCode::SERVICE_UNAVAILABLE;
+                json(if is_good { StatusCode::OK } else { bad }, &self.verbose(&health))
+            }
             // Never the user function's business: Kubernetes may hold its container back until this is 200.
             (probe::STARTUP, _) if health.started => text(StatusCode::OK, "started"),
             (probe::STARTUP, _) => {
@@ -136,7 +150,7 @@ impl Desk {
             }
             (probe::ALIVE, _) if health.alive => text(StatusCode::OK, "alive"),
             (probe::ALIVE, _) => text(StatusCode::SERVICE_UNAVAILABLE, "failed"),
-            (probe::READY, _) => ready(&health.ready),
+            (probe::READY, _) => ready(health.ready()),
             (METRICS, _) => self.metrics(request.headers(), &health).await,
             (WAIT_FOR_DRAIN, _) => self.wait_for_drain().await,
             (STATUS, _) => json(StatusCode::OK, &self.board.status(&health)),
@@ -169,6 +183,17 @@ impl Desk {
             ),
             _ => Ok(()),
         }
+    }
+
+    /// What all probes go by.
+    fn verbose(&self, health: &Health) -> Value {
+        serde_json::json!({
+            "state": self.board.look().state,
+            "started": health.started,
+            "alive": health.alive,
+            "ready": health.ready().is_ok(),
+            "reasons": health.reasons.iter().map(why_not).collect::<Vec<_>>(),
+        })
     }
 
     async fn metrics(&self, headers: &HeaderMap, health: &Health) -> Answer {
@@ -282,14 +307,15 @@ fn rule(path: &str) -> Option<(&'static str, bool)> {
     }
 }
 
-fn ready(ready: &Result<(), NotReady>) -> Answer {
+fn ready(ready: Result<(), &NotReady>) -> Answer {
     match ready {
         Ok(()) => text(StatusCode::OK, "ready"),
-        Err(why) => {
-            let why = serde_json::json!({ "reason": why.reason, "message": why.message });
-            json(StatusCode::SERVICE_UNAVAILABLE, &why)
-        }
+        Err(why) => json(StatusCode::SERVICE_UNAVAILABLE, &why_not(why)),
     }
+}
+
+fn why_not(why: &NotReady) -> Value {
+    serde_json::json!({ "reason": why.reason, "message": why.message })
 }
 
 fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {

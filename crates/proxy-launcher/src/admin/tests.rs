@@ -4,9 +4,10 @@ use std::{
     time::Instant,
 };
 
+use api::contract::NotReady;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Bytes;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, duplex},
     runtime,
@@ -29,8 +30,12 @@ struct Office {
 }
 
 fn office(token: Option<&str>) -> Office {
-    let health =
-        watch::Sender::new(Health { started: true, alive: true, ready: Ok(()), drain: Drain::No });
+    let health = watch::Sender::new(Health {
+        started: true,
+        alive: true,
+        reasons: Vec::new(),
+        drain: Drain::No,
+    });
     let board = Arc::new(Board::new(Facts::default(), Instant::now()));
     let (sender, orders) = mpsc::channel(1);
     let (log, _) = Log::prepare("info", Format::Json);
@@ -61,6 +66,31 @@ async fn each_probe_looks_at_its_own_fact() {
     assert_eq!([ask("/startup").await, ask("/alive").await, ask("/ready").await], [200; 3]);
     office.health.send_modify(|health| health.alive = false);
     assert_eq!([ask("/startup").await, ask("/alive").await, ask("/ready").await], [200, 503, 200]);
+}
+
+#[tokio::test]
+async fn a_probe_tells_all_that_it_goes_by_when_asked_from_within_the_pod() {
+    let office = office(None);
+    let reasons = ["Draining", "UserFunctionUnreachable"];
+    office.health.send_modify(|health| {
+        let why = |reason: &str| NotReady { reason: reason.to_owned(), message: "why".to_owned() };
+        health.reasons = reasons.map(why).to_vec();
+    });
+    for (path, status) in [("/startup", 200), ("/alive", 200), ("/ready", 503)] {
+        let told = ask(&office.desk, "::1", "GET", &format!("{path}?verbose")).await;
+        let page: Value = serde_json::from_str(&told.1).unwrap();
+        assert_eq!(told.0, status, "{path}");
+        assert_eq!([&page["started"], &page["alive"], &page["ready"]], [true, true, false]);
+        for (index, reason) in reasons.into_iter().enumerate() {
+            assert_eq!(page["reasons"][index], json!({ "reason": reason, "message": "why" }));
+        }
+        // Elsewhere the word means nothing.
+        let plain = ask(&office.desk, "10.0.0.7", "GET", path).await;
+        let outside = ask(&office.desk, "10.0.0.7", "GET", &format!("{path}?verbose")).await;
+        assert_eq!(plain, outside);
+        assert_eq!(plain.0, status, "{path}");
+        assert_ne!(plain.1, told.1);
+    }
 }
 
 #[tokio::test]

@@ -10,29 +10,38 @@ impl Machine {
         self.is_watched() && self.user_function.required && self.user_function_up != Some(true)
     }
 
-    pub(super) fn ready(&self) -> Result<(), NotReady> {
-        let not_ready =
-            |reason: &str, message: String| Err(NotReady { reason: reason.to_owned(), message });
-        if self.draining.is_some() && !matches!(self.state, State::Failed { .. }) {
-            return not_ready(reason::DRAINING, "the pod is being stopped".to_owned());
-        }
-        match &self.state {
+    /// Everything for which no calls are served, first what is told when one thing is.
+    pub(super) fn reasons(&self) -> Vec<NotReady> {
+        let is_over = matches!(self.state, State::Failed { .. } | State::Stopped);
+        let is_draining = self.draining.is_some() && !matches!(self.state, State::Failed { .. });
+        let draining = is_draining.then(|| not_ready(reason::DRAINING, "the pod is being stopped"));
+        let misses_function =
+            self.misses_user_function() && !is_over && self.state != State::Waiting;
+        let function = misses_function.then(|| {
+            not_ready(
+                reason::USER_FUNCTION_UNREACHABLE,
+                "the user function does not answer; look at the container user-container",
+            )
+        });
+        let all = [draining, self.reason_of_state(), function];
+        let mut reasons: Vec<_> = all.into_iter().flatten().collect();
+        reasons.dedup();
+        reasons
+    }
+
+    fn reason_of_state(&self) -> Option<NotReady> {
+        Some(match &self.state {
             State::Waiting => not_ready(
                 reason::USER_FUNCTION_UNREACHABLE,
-                "the proxy is started once the user function answers".to_owned(),
+                "the proxy is started once the user function answers",
             ),
             State::Running { .. } | State::Starting { .. } => match &self.answer {
-                Answer::Ready if self.misses_user_function() => not_ready(
-                    reason::USER_FUNCTION_UNREACHABLE,
-                    "the user function does not answer; look at the container user-container"
-                        .to_owned(),
-                ),
-                Answer::Ready => Ok(()),
-                Answer::NotReady(why) => Err(why.clone()),
-                Answer::Silent(why) => not_ready(reason::PROXY_STARTING, why.clone()),
+                Answer::Ready => return None,
+                Answer::NotReady(why) => why.clone(),
+                Answer::Silent(why) => not_ready(reason::PROXY_STARTING, why),
             },
             State::Backoff { last: None, .. } => {
-                not_ready(reason::PROXY_STARTING, "the proxy is being started".to_owned())
+                not_ready(reason::PROXY_STARTING, "the proxy is being started")
             }
             State::Backoff { last: Some(end), .. } => not_ready(
                 reason::PROXY_STARTING,
@@ -61,15 +70,18 @@ impl Machine {
             State::Draining { .. }
             | State::Stopping { .. }
             | State::Killing { .. }
-            | State::Stopped => not_ready(reason::DRAINING, "the pod is being stopped".to_owned()),
-            State::Failed { code: exit::CONFIG } => not_ready(
-                reason::CONFIGURATION_REFUSED,
-                "the proxy refused its settings".to_owned(),
-            ),
+            | State::Stopped => not_ready(reason::DRAINING, "the pod is being stopped"),
+            State::Failed { code: exit::CONFIG } => {
+                not_ready(reason::CONFIGURATION_REFUSED, "the proxy refused its settings")
+            }
             State::Failed { code } => not_ready(
                 reason::PROXY_CRASHED,
                 format!("the proxy is not started again; the container leaves with {code}"),
             ),
-        }
+        })
     }
+}
+
+fn not_ready(reason: &str, message: impl Into<String>) -> NotReady {
+    NotReady { reason: reason.to_owned(), message: message.into() }
 }

@@ -112,7 +112,7 @@ impl World {
     fn running() -> Self {
         let mut world = Self::new(1);
         world.answer(Answer::Ready);
-        assert_eq!(world.machine.health().ready, Ok(()));
+        assert_eq!(world.machine.health().ready(), Ok(()));
         world
     }
 
@@ -218,9 +218,10 @@ impl World {
 
     #[track_caller]
     fn not_ready(&self, reason: &str) -> String {
-        let why = self.machine.health().ready.unwrap_err();
+        let health = self.machine.health();
+        let why = health.ready().unwrap_err();
         assert_eq!(why.reason, reason);
-        why.message
+        why.message.clone()
     }
 
     #[track_caller]
@@ -240,11 +241,11 @@ fn a_started_proxy_is_ready_when_it_says_so() {
     assert_eq!(world.not_ready(reason::PROXY_STARTING), "connection refused");
     let why = NotReady { reason: "UserFunctionUnreachable".to_owned(), message: "…".to_owned() };
     world.answer(Answer::NotReady(why.clone()));
-    assert_eq!(world.machine.health().ready, Err(why));
+    assert_eq!(world.machine.health().ready(), Err(&why));
     world.answer(Answer::Ready);
     assert_eq!(
         world.machine.health(),
-        Health { started: true, alive: true, ready: Ok(()), drain: health::Drain::No }
+        Health { started: true, alive: true, reasons: Vec::new(), drain: health::Drain::No }
     );
 }
 
@@ -400,8 +401,22 @@ fn calls_are_served_only_while_the_user_function_is_there() {
     world.give(Event::UserFunction { up: false });
     assert!(world.not_ready(reason::USER_FUNCTION_UNREACHABLE).contains("user-container"));
     world.give(Event::UserFunction { up: true });
-    assert_eq!(world.machine.health().ready, Ok(()));
+    assert_eq!(world.machine.health().ready(), Ok(()));
     assert_eq!(world.spawns.len(), 1, "the native proxy looks after that by itself");
+}
+
+#[test]
+fn every_reason_is_known_and_the_first_is_told() {
+    let mut world = World::with(supervise(), drain(), 1);
+    let reasons = |world: &World| -> Vec<String> {
+        world.machine.health().reasons.into_iter().map(|why| why.reason).collect()
+    };
+    let (starting, function) = (reason::PROXY_STARTING, reason::USER_FUNCTION_UNREACHABLE);
+    assert_eq!(reasons(&world), [starting, function]);
+    world.answer(Answer::Ready);
+    assert_eq!(reasons(&world), [function]);
+    world.give(Event::Terminate);
+    assert_eq!(reasons(&world), [reason::DRAINING, function]);
 }
 
 #[test]

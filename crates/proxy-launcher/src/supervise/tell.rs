@@ -81,7 +81,7 @@ impl Supervisor<'_> {
             facts.state = self.machine.state_name();
             facts.budget_left = self.machine.budget_left(now);
             facts.pause_until = self.machine.pause_until();
-            if new.ready.is_ok() {
+            if new.ready().is_ok() {
                 facts.time_to_ready.get_or_insert(now);
             }
             match new.drain {
@@ -97,8 +97,8 @@ impl Supervisor<'_> {
             if *old == new {
                 return false;
             }
-            if old.ready != new.ready {
-                match &new.ready {
+            if old.ready() != new.ready() {
+                match new.ready() {
                     Ok(()) => info!("ready"),
                     Err(why) => info!(reason = why.reason, why = why.message, "not ready"),
                 }

@@ -68,7 +68,7 @@ fn a_cancelled_drain_never_was() {
     world.give(Event::Drain);
     world.advance(10 * SEC);
     world.give(Event::CancelDrain);
-    assert_eq!(world.machine.health().ready, Ok(()));
+    assert_eq!(world.machine.health().ready(), Ok(()));
     world.give(Event::Terminate);
     assert_eq!(world.stops_of_this_child, 0, "the delay begins now");
     world.give(Event::CancelDrain);

@@ -77,7 +77,7 @@ fn walk(world: &mut World, step: Step) {
         assert_eq!(world.child, with_child, "{:?}", world.machine.state);
     }
     // Only a proxy that lives can serve calls.
-    assert!(world.child || world.machine.health().ready.is_err());
+    assert!(world.child || world.machine.health().ready().is_err());
 }
 
 /// Walks have thirty events on average; so many that there are a hundred thousand, unless the build was told
