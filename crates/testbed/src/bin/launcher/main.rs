@@ -37,7 +37,7 @@ struct Flags {
     /// How often everything is measured; of each figure the median counts
     #[arg(long, default_value_t = 5)]
     runs: u32,
-    /// For how many seconds each is left alone to see what it does then
+    /// For how many seconds both are left alone to see what they do then; the target for memory speaks of 600
     #[arg(long, default_value_t = 6.0)]
     idle: f64,
     /// Everything once and few times, to see that it works rather than how fast

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use api::contract::probe;
 
 use crate::{
@@ -28,19 +28,16 @@ const EVERYBODY: [By; 3] = [By::Nobody, By::Tini, By::Launcher];
 
 /// Measures everything once.
 pub(crate) fn everything(programs: &Programs, size: Size, table: &mut Table) -> Result<()> {
-    let direct = starts_and_stops(programs, size.starts, table).context("starts and stops")?;
-    arrivals(programs, size.arrivals, direct, table).context("the user function's arrival")?;
+    starts_and_stops(programs, size.starts, table).context("starts and stops")?;
+    arrivals(programs, size.arrivals, table).context("the user function's arrival")?;
     checks(programs, size.checks, table).context("check")?;
-    for by in [By::Launcher, By::Tini] {
-        idle(programs, by, size, table).with_context(|| format!("{by} left alone"))?;
-    }
+    idle(programs, size, table).context("left alone")?;
     asked(programs, size.asked, table).context("probes asked a lot")
 }
 
 /// From the start of whoever starts it to the stand-in's first line, and from TERM to the stand-in's handler.
-/// They take turns, so that whatever else the machine does hits all alike. Gives how long a start takes that nobody
-/// stands before, in milliseconds.
-fn starts_and_stops(programs: &Programs, rounds: usize, table: &mut Table) -> Result<f64> {
+/// They take turns, so that whatever else the machine does hits all alike.
+fn starts_and_stops(programs: &Programs, rounds: usize, table: &mut Table) -> Result<()> {
     let setup = Setup { kind: Kind::Jvm, user_function: false };
     let mut took = EVERYBODY.map(|by| (by, Vec::new(), Vec::new()));
     for _ in 0..rounds {
@@ -71,20 +68,20 @@ fn starts_and_stops(programs: &Programs, rounds: usize, table: &mut Table) -> Re
             table.add(name, *by, quantile(stops, share));
         }
     }
-    Ok(quantile(direct, 0.5))
+    Ok(())
 }
 
-/// From the user function's listening to `/ready`; and from the proxy's wish for a fresh start to its start, less
-/// what a start takes in any case.
-fn arrivals(programs: &Programs, rounds: usize, direct: f64, table: &mut Table) -> Result<()> {
-    let mut arrivals = Vec::new();
-    let mut restarts = Vec::new();
+/// From the user function's listening to `/ready`; and from the last word of a proxy that wants a fresh start to the
+/// launcher's decision to give it one, and to the next one's first word, with what a start takes in any case.
+fn arrivals(programs: &Programs, rounds: usize, table: &mut Table) -> Result<()> {
+    let (mut arrivals, mut decisions, mut restarts) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let setup = Setup { kind: Kind::Native, user_function: true };
         let mut it = Supervised::start(programs, By::Launcher, setup)?;
         it.until("begun")?;
         it.until("serving")?;
         it.until_up()?;
+        it.decided()?;
         // Long enough for the launcher to know its proxy, and within the seconds in which it looks closely.
         thread::sleep(Duration::from_millis(700));
         ensure!(it.ask(probe::READY) == Some(503), "ready without a user function");
@@ -93,14 +90,19 @@ fn arrivals(programs: &Programs, rounds: usize, direct: f64, table: &mut Table) 
         it.have_it_leave()?;
         let left = it.moment("left")?;
         restarts.push(millis(it.moment("begun")?.since(left)));
+        decisions.push(millis(it.decided()?.since(left)));
         it.until("serving")?;
         it.until_ready()?;
         it.stop()?;
     }
-    arrivals.sort_by(f64::total_cmp);
-    restarts.sort_by(f64::total_cmp);
-    table.add("user function up to ready, p99", By::Launcher, quantile(&arrivals, 0.99));
-    table.add("added when started again", By::Launcher, quantile(&restarts, 0.5) - direct);
+    for (name, mut took, share) in [
+        ("user function up to ready, p99", arrivals, 0.99),
+        ("death to decision", decisions, 0.5),
+        ("death to next one's first word", restarts, 0.5),
+    ] {
+        took.sort_by(f64::total_cmp);
+        table.add(name, By::Launcher, quantile(&took, share));
+    }
     Ok(())
 }
 
@@ -123,34 +125,41 @@ fn checks(programs: &Programs, rounds: usize, table: &mut Table) -> Result<()> {
     Ok(())
 }
 
-/// What it does, and what it holds, when nothing happens but the kubelet's probes.
-fn idle(programs: &Programs, by: By, size: Size, table: &mut Table) -> Result<()> {
+/// What both do, and what they hold, when nothing happens but the kubelet's probes. At the same time, since it may take
+/// minutes.
+fn idle(programs: &Programs, size: Size, table: &mut Table) -> Result<()> {
     let setup = Setup { kind: Kind::Native, user_function: true };
-    let mut it = Supervised::start(programs, by, setup)?;
-    it.until("begun")?;
-    it.until("serving")?;
-    if by == By::Launcher {
-        it.until_up()?;
-        it.bring_user_function()?;
-        it.until_ready()?;
-        thread::sleep(SETTLED.min(size.idle));
+    let mut both = Vec::new();
+    for by in [By::Launcher, By::Tini] {
+        let mut it = Supervised::start(programs, by, setup)?;
+        it.until("begun")?;
+        it.until("serving")?;
+        both.push((by, it));
     }
-    let before = Counted::of(it.id())?;
+    let [(_, launcher), _] = &mut both[..] else { bail!("both were started") };
+    launcher.until_up()?;
+    launcher.bring_user_function()?;
+    launcher.until_ready()?;
+    thread::sleep(SETTLED.min(size.idle));
+    let launcher = &both[0].1;
+    let look = || both.iter().map(|(_, it)| Counted::of(it.id())).collect::<Result<Vec<_>>>();
+    let before = look()?;
     let begun = Instant::now();
     while begun.elapsed() < size.idle {
-        if by == By::Launcher {
-            ensure!(it.ask(probe::READY) == Some(200), "not ready any more");
-        }
+        ensure!(launcher.ask(probe::READY) == Some(200), "not ready any more");
         thread::sleep(PROBE_EACH.min(size.idle));
     }
-    let after = Counted::of(it.id())?;
+    let after = look()?;
     let seconds = begun.elapsed().as_secs_f64();
-    table.add("memory idle", by, after.memory as f64 / f64::from(1 << 20));
-    table.add("processor idle", by, 100.0 * after.cpu_since(&before) / seconds);
-    table.add("wake-ups idle", by, (after.wakeups - before.wakeups) as f64 / seconds);
-    table.add("threads", by, after.threads as f64);
-    table.add("open files", by, after.descriptors as f64);
-    it.stop()
+    for (((by, it), before), after) in both.into_iter().zip(before).zip(after) {
+        table.add("memory idle", by, after.memory as f64 / f64::from(1 << 20));
+        table.add("processor idle", by, 100.0 * after.cpu_since(&before) / seconds);
+        table.add("wake-ups idle", by, (after.wakeups - before.wakeups) as f64 / seconds);
+        table.add("threads", by, after.threads as f64);
+        table.add("open files", by, after.descriptors as f64);
+        it.stop()?;
+    }
+    Ok(())
 }
 
 /// The probe, asked two hundred times a second over a connection each, as the kubelet does.

@@ -1,6 +1,6 @@
 //! Moments on the clock that all processes of a machine share.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result};
 use rustix::time::{ClockId, clock_gettime};
@@ -14,6 +14,20 @@ impl Moment {
         let now = clock_gettime(ClockId::Monotonic);
         let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
         Self(Duration::new(seconds, u32::try_from(now.tv_nsec).unwrap_or_default()))
+    }
+
+    /// The moment at which a log's clock said so, e.g. `2026-01-31T12:34:56.123456Z`; within a day from then.
+    pub(crate) fn logged(text: &str) -> Result<Self> {
+        const DAY: Duration = Duration::from_hours(24);
+        let time = text.split_once('T').and_then(|(_, time)| time.strip_suffix('Z'));
+        let parts = time.with_context(|| format!("{text:?} is no time"))?.split(':');
+        let mut then = 0.0;
+        for part in parts {
+            then = then * 60.0 + part.parse::<f64>()?;
+        }
+        let wall = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs_f64();
+        let passed = (wall - then).rem_euclid(DAY.as_secs_f64());
+        Ok(Self(Self::now().0.saturating_sub(Duration::from_secs_f64(passed))))
     }
 
     /// Time from an earlier moment to this one.
@@ -56,6 +70,17 @@ mod tests {
         assert_eq!([0.0, 0.5, 0.99, 1.0].map(|share| rank(100, share)), [0, 49, 98, 99]);
         assert_eq!([0.5, 0.99].map(|share| rank(1, share)), [0, 0]);
         assert_eq!(rank(0, 0.5), 0);
+    }
+
+    #[test]
+    fn a_logs_time_is_a_moment() {
+        let moment = |text| Moment::logged(text).unwrap();
+        let apart = moment("2026-01-31T12:34:56.500000Z").since(moment("2026-01-31T12:34:56.25Z"));
+        assert!(
+            apart.abs_diff(Duration::from_millis(250)) < Duration::from_millis(200),
+            "{apart:?}"
+        );
+        assert!(Moment::logged("12:34").is_err());
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, ChildStderr, ChildStdout, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -16,6 +16,7 @@ use rustix::{
     net::{Shutdown, shutdown},
     process::{Pid, Signal, kill_process},
 };
+use serde_json::Value;
 use testbed::process::{own_address, program};
 
 use crate::moment::Moment;
@@ -81,6 +82,8 @@ impl Programs {
 pub(crate) struct Supervised {
     process: Child,
     lines: BufReader<ChildStdout>,
+    /// The launcher's own, which is short enough to wait in the pipe until somebody looks.
+    log: BufReader<ChildStderr>,
     begun: Moment,
     admin: SocketAddr,
     management: SocketAddr,
@@ -103,7 +106,7 @@ impl Supervised {
         let address = own_address();
         let management = (Ipv4Addr::LOCALHOST, free_port()?).into();
         let mut command = Command::new(programs.of(by));
-        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command.env_clear().stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         match by {
             By::Nobody => {}
             By::Tini => {
@@ -116,9 +119,11 @@ impl Supervised {
             .spawn()
             .with_context(|| format!("cannot start {}", programs.of(by).display()))?;
         let lines = BufReader::new(process.stdout.take().context("no output was asked for")?);
+        let log = BufReader::new(process.stderr.take().context("no log was asked for")?);
         Ok(Self {
             process,
             lines,
+            log,
             begun,
             admin: (address, port::ADMIN).into(),
             management,
@@ -139,6 +144,17 @@ impl Supervised {
         self.lines.read_line(&mut line).context("the stand-in cannot be heard")?;
         let said = line.trim_end().strip_prefix(what).and_then(|rest| rest.strip_prefix(' '));
         Moment::parse(said.with_context(|| format!("{line:?} came instead of {what}"))?)
+    }
+
+    /// Waits until the launcher has decided to start the stand-in once more, and gives when that was.
+    pub(crate) fn decided(&mut self) -> Result<Moment> {
+        for line in (&mut self.log).lines() {
+            let line: Value = serde_json::from_str(&line?).unwrap_or_default();
+            if line["message"] == "state changed" && line["to"] == "starting" {
+                return Moment::logged(line["timestamp"].as_str().unwrap_or_default());
+            }
+        }
+        bail!("the launcher has left")
     }
 
     /// Waits until `/ready` is 200, and gives when that was heard.
