@@ -1,8 +1,9 @@
 //! `cargo xtask e2e`: what only a real cluster can prove.
 //!
 //! Each scenario gets a namespace of its own and looks at the cluster as a user would, with `kubectl`
-//! and `grpcurl`. Nothing is tried twice: what has to happen in time is awaited with a deadline, and
-//! missing it is a failure, shown with what the cluster has to say about it.
+//! and `grpcurl`. What has to happen in time is awaited with a deadline, and missing it is a failure, shown with what the
+//! cluster has to say about it. Only what has to happen within a second or two is done anew when it was late, for the
+//! machine may pause for that long.
 
 mod audit;
 mod calls;

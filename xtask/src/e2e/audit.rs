@@ -6,6 +6,7 @@ use std::{
     io::{BufRead as _, BufReader, Seek as _, SeekFrom},
     os::unix::fs::MetadataExt as _,
     path::PathBuf,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context as _, ensure};
@@ -26,6 +27,12 @@ pub(super) struct Audit {
     /// The file that was written to then, by its inode: a file that is full gets another name.
     inode: u64,
     length: u64,
+}
+
+/// The second of the day, as audit logs count it.
+pub(super) fn second_of_day() -> f64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_epoch.as_secs_f64().rem_euclid(86_400.0)
 }
 
 /// One request that was answered.

@@ -4,13 +4,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Mutex, PoisonError},
-    time::Duration,
 };
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
-use super::{audit::Audit, cluster::OPERATOR, namespace::Namespace, wait::until};
+use super::{
+    audit::Audit,
+    cluster::OPERATOR,
+    namespace::{Namespace, READY},
+    wait::until,
+};
 
 /// Rights that the API server asks for within another request, which leaves no trace: with the admission plugin that
 /// our cluster has, an owner reference is refused without the first; a Role is refused to whoever lacks what it gives,
@@ -122,7 +126,7 @@ pub(super) fn are_used(
     since: &Audit,
 ) -> anyhow::Result<usize> {
     let mut rights = Rights::of(namespace, operator_namespace, since)?;
-    until("rights granted are rights used", Duration::from_secs(30), || {
+    until("rights granted are rights used", READY, || {
         rights.look(operator_namespace, since)?;
         Ok(rights.balance().map_err(|error| error.to_string()))
     })?;

@@ -37,9 +37,41 @@ pub(super) fn until<T>(
     }
 }
 
+/// How often something is done that has to take effect within a second or two. A machine that pauses for as long breaks
+/// such a promise and nobody is to blame; what is slow by itself is so each time.
+const TRIES: usize = 3;
+
+/// Has something done until it takes effect within the limit, and says how long that took. Each try waits by itself for
+/// the effect, which has to come in any case.
+pub(super) fn promptly(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl FnMut(usize) -> anyhow::Result<Duration>,
+) -> anyhow::Result<Duration> {
+    let mut late = Vec::new();
+    for number in 0..TRIES {
+        let took = attempt(number)?;
+        if took <= limit {
+            return Ok(took);
+        }
+        late.push(took);
+    }
+    bail!("{what}: {late:.1?}, and not once within {limit:?}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_late_each_time_is_a_failure_and_once_in_time_is_enough() {
+        let limit = Duration::from_secs(1);
+        let slow_at_first = |number| Ok(Duration::from_secs(if number < 2 { 3 } else { 1 }));
+        assert_eq!(promptly("back", limit, slow_at_first).unwrap(), limit);
+        let error = promptly("back", limit, |_| Ok(Duration::from_secs(2))).unwrap_err();
+        assert_eq!(error.to_string(), "back: [2.0s, 2.0s, 2.0s], and not once within 1s");
+        assert!(promptly("back", limit, |_| bail!("gone")).is_err());
+    }
 
     #[test]
     fn what_comes_in_time_is_returned() {

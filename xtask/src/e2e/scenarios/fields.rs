@@ -1,7 +1,5 @@
 //! Each field of a service on the real cluster: what the API server keeps, and what the pods get of it.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
@@ -55,7 +53,10 @@ pub(super) fn every_field_reaches_the_pod(namespace: &mut Namespace<'_>) -> anyh
     }
     let budget = namespace.get("poddisruptionbudget", SERVICE)?;
     holds(&budget["spec"], &json!({"maxUnavailable": "50%"}), "podDisruptionBudget")?;
-    ensure!(budget["status"]["expectedPods"] == 2, "the budget is for {}", budget["status"]);
+    until("the budget is for both pods", READY, || {
+        let status = namespace.get("poddisruptionbudget", SERVICE)?["status"].take();
+        Ok(if status["expectedPods"] == 2 { Ok(()) } else { Err(status.to_string()) })
+    })?;
     namespace.get("networkpolicy", SERVICE)?;
     let replicas = namespace.get("statefulservice", SERVICE)?["status"]["replicas"].take();
     ensure!(replicas == 2, "status.replicas is {replicas}");
@@ -63,7 +64,7 @@ pub(super) fn every_field_reaches_the_pod(namespace: &mut Namespace<'_>) -> anyh
     let off = json!({"enabled": false});
     let patch = json!({"spec": {"podDisruptionBudget": off, "networkPolicy": off}}).to_string();
     namespace.kubectl(&["patch", "statefulservice", SERVICE, "--type=merge", "--patch", &patch])?;
-    until("budget and policy are switched off", Duration::from_secs(10), || {
+    until("budget and policy are switched off", READY, || {
         let count = namespace.list("poddisruptionbudgets,networkpolicies")?.len();
         Ok(if count == 0 { Ok(()) } else { Err(format!("{count} of them are there")) })
     })?;
@@ -168,7 +169,7 @@ pub(super) fn every_field_of_a_container_reaches_the_pod(
             "containers": [{"image": namespace.cluster.scripted, "volumeDevices": [device]}],
         }),
     )?;
-    until("the device is in the Deployment", Duration::from_secs(10), || {
+    until("the device is in the Deployment", READY, || {
         let deployment = namespace.get("deployment", DEPLOYMENT)?;
         let user = container(&deployment["spec"]["template"], USER)?;
         Ok(holds(&user["volumeDevices"], &json!([device]), "volumeDevices")
@@ -218,7 +219,7 @@ pub(super) fn paused_service_is_held(namespace: &mut Namespace<'_>) -> anyhow::R
         namespace.kubectl(&["patch", "statefulservice", SERVICE, "--type=merge", "--patch", &patch])
     };
     patch(&json!({"spec": {"paused": true, "terminationGracePeriodSeconds": 21}}))?;
-    until("the service says that it is paused", Duration::from_secs(10), || {
+    until("the service says that it is paused", READY, || {
         let service = namespace.get("statefulservice", SERVICE)?;
         let ready = condition(&service, "Ready");
         let is_told = ready["reason"] == "Paused" && service["status"]["summary"] == "Paused";
@@ -227,7 +228,7 @@ pub(super) fn paused_service_is_held(namespace: &mut Namespace<'_>) -> anyhow::R
     })?;
     ensure!(seconds(namespace)? == 30, "the Deployment was changed: {}", seconds(namespace)?);
     patch(&json!({"spec": {"paused": false}}))?;
-    until("what was held is done", Duration::from_secs(10), || {
+    until("what was held is done", READY, || {
         let now = seconds(namespace)?;
         Ok(if now == 21 { Ok(()) } else { Err(now.to_string()) })
     })?;

@@ -1,6 +1,6 @@
 //! Every way to install the operator, and to take it away again.
 
-use std::{collections::BTreeSet, fs, time::Duration};
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
@@ -325,7 +325,7 @@ spec:{account}
         Ok(names.lines().map(str::to_lowercase).collect())
     };
     let has = |what: &str, is_done: &dyn Fn(&BTreeSet<String>) -> bool| {
-        until(what, Duration::from_secs(20), || {
+        until(what, READY, || {
             let now = ours()?;
             Ok(if is_done(&now) { Ok(()) } else { Err(format!("{now:?}")) })
         })

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     e2e::{
-        audit::Audit,
+        audit::{self, Audit, Request},
         cluster::OPERATOR,
         namespace::{Namespace, READY},
         operators,
@@ -92,14 +92,15 @@ fn befall(
         Fault::Frozen => replicas[index].signal(Signal::STOP)?,
         Fault::CutOff => replicas[index].relay.cut(),
     }
-    let begun = Instant::now();
+    let (begun, second) = (Instant::now(), audit::second_of_day());
     namespace.apply(&service(&name))?;
-    until(&format!("{name} has its Deployment"), TAKEN_OVER, || {
+    until(&format!("{name} has its Deployment"), READY, || {
         let deployment = format!("{name}-deployment");
         let found = namespace.kubectl(&["get", "deployment", &deployment, "--ignore-not-found"])?;
         Ok(if found.is_empty() { Err("it has none".to_owned()) } else { Ok(()) })
     })?;
-    let took = begun.elapsed();
+    let took = taken_over(&since_fault, &namespace.name, &old, second)?;
+    ensure!(took <= TAKEN_OVER.as_secs_f64(), "{fault:?}: nobody did the work for {took:.1} s");
     match fault {
         Fault::Killed => {
             // Another one, so that there are two again.
@@ -126,8 +127,22 @@ fn befall(
         late.join("; ")
     );
     Ok(format!(
-        "{fault:?}: work goes on after {took:.1?}; {writes} writes by the new leader, none by the old one since"
+        "{fault:?}: work goes on after {took:.1} s; {writes} writes by the new leader, none by the old one since"
     ))
+}
+
+/// How many seconds after that second of the day another than the old leader had the first of its writes accepted: the
+/// API server knows, and kubectl's own time does not count.
+fn taken_over(since_fault: &Audit, namespace: &str, old: &str, second: f64) -> anyhow::Result<f64> {
+    let requests = since_fault.of_account(namespace, OPERATOR)?;
+    let first = requests.iter().find(|request| {
+        request.is_write()
+            && request.is_accepted()
+            && request.credential != old
+            && !request.resource.starts_with("leases.")
+    });
+    let first = first.and_then(Request::seconds_of_day).context("nobody took over")?;
+    Ok((first - second).rem_euclid(86_400.0))
 }
 
 /// What of the old leader was accepted after the new one's first write, and how many writes of the new one were.

@@ -8,7 +8,7 @@ use super::manifests::{STORE, store};
 use crate::e2e::{
     audit::{Audit, Request},
     cluster::{OPERATOR, OPERATOR_NAMESPACE},
-    namespace::{Namespace, condition},
+    namespace::{Namespace, READY, condition},
     wait::until,
 };
 
@@ -16,10 +16,14 @@ const SERVICES: usize = 50;
 /// Services with a pod; the others are scaled to nothing, for a node has room for a hundred pods only.
 const WITH_POD: usize = 5;
 
+/// How many looks in a row must find no other write.
+const QUIET: u32 = 10;
+
 /// Fifty services that are as they should be: not one write by the operator, but for the renewal of its Lease.
 pub(super) fn fifty_services_and_not_one_write(
     namespace: &mut Namespace<'_>,
 ) -> anyhow::Result<()> {
+    let since_start = Audit::from_now()?;
     let mut services = store("InMemory");
     for number in 0..SERVICES {
         let replicas = usize::from(number < WITH_POD);
@@ -57,6 +61,17 @@ spec:
             let status = odd.map(|object| object["status"]["conditions"].to_string());
             Err(format!("{settled} of {SERVICES}; one says {}", status.unwrap_or_default()))
         })
+    })?;
+
+    // What the last look at each has led to is written as well: how many services name the store, and events.
+    let (mut last, mut looks) = (0, 0);
+    until("the operator has written all that is to be told", READY, || {
+        let requests = since_start.of_account(OPERATOR_NAMESPACE, OPERATOR)?;
+        let here = |request: &&Request| request.is_write() && request.namespace == namespace.name;
+        let count = requests.iter().filter(here).count();
+        looks = if count == last { looks + 1 } else { 0 };
+        last = count;
+        Ok(if looks >= QUIET { Ok(()) } else { Err(format!("{count} writes")) })
     })?;
 
     let audit = Audit::from_now()?;

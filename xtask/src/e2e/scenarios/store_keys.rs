@@ -17,7 +17,7 @@ use crate::e2e::{
 };
 
 /// By then a change has its turn among those of other services, and is in the Deployment.
-const RENDERED: Duration = Duration::from_secs(30);
+const RENDERED: Duration = Duration::from_mins(1);
 
 /// In plain text, and from a Secret whose keys have names of their own: the database lets the proxy in, and the cart stays.
 /// Where certificates are is told as well.
