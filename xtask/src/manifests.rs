@@ -75,7 +75,7 @@ fn files(root: &Path) -> Result<BTreeMap<PathBuf, String>> {
     let resources = ["namespace.yaml", "../base", "rights.yaml"];
     add(&format!("{CLUSTER_WIDE}/kustomization.yaml"), kustomization(&resources, ""));
 
-    add(&format!("{ONE_NAMESPACE}/rights.yaml"), role(&[When::Always]));
+    add(&format!("{ONE_NAMESPACE}/rights.yaml"), role(&[When::Always, When::Secrets]));
     let own_namespace = format!(
         "# The namespace of all of it, and of the services. It is there already.
 namespace: {NAMESPACE}

@@ -124,7 +124,7 @@ pub(crate) struct Settings {
     pub(crate) service: Address,
     /// Whether a store that is deleted stays until no service names it.
     pub(crate) protect_stores: Switch,
-    /// Whether Secrets that stores name are read; left to the surroundings, where namespaces are listed.
+    /// Whether Secrets that stores name are read, see `secrets`.
     pub(crate) validate_secrets: Choice,
     pub(crate) watch: Watch,
 }
@@ -192,15 +192,6 @@ impl Settings {
         }
     }
 
-    /// Whether Secrets that stores name are read.
-    pub(crate) fn reads_secrets(&self) -> bool {
-        match self.validate_secrets {
-            Choice::On => true,
-            Choice::Off => false,
-            Choice::Auto => self.watch.listed().is_some(),
-        }
-    }
-
     /// Whether some service may have a proxy made of jars, which needs rights in its namespace.
     pub(crate) fn has_jvm(&self) -> bool {
         self.proxy.image.jvm.is_some()
@@ -236,7 +227,7 @@ impl Default for Settings {
             selector,
             service,
             protect_stores: Switch::Off,
-            validate_secrets: Choice::Off,
+            validate_secrets: Choice::Auto,
             watch: Watch { namespaces: vec!["*".to_owned()] },
         }
     }

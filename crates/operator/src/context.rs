@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
 use crate::reported::Reported;
+use crate::secrets::Secrets;
 use crate::server::Server;
 use crate::throttle::Throttle;
 
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) waiting: Waiting,
     pub(crate) asks: Asks,
     pub(crate) given_up: GivenUp,
+    pub(crate) secrets: Secrets,
     pub(crate) throttle: Mutex<Throttle>,
 }
 

@@ -7,13 +7,10 @@ use std::time::Duration;
 
 use api::Chain;
 use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::authorization::v1::{
-    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
-};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{ListParams, PostParams};
+use kube::api::ListParams;
 use kube::{Api, Resource};
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
@@ -23,6 +20,7 @@ use crate::cache::Cached;
 use crate::context::Shared;
 use crate::error::Error;
 use crate::planted::{self, Bug};
+use crate::review;
 use crate::scope::{Extent, MANAGED};
 
 /// How many objects are asked for at once. One that is ours is enough, so there is mostly one page.
@@ -91,7 +89,7 @@ where
     K: Resource<Scope = NamespaceResourceScope> + Cached + Debug,
 {
     let kind = K::kind(&());
-    if !may_list::<K>(shared, extent).await? {
+    if !review::may::<K>(shared, "list", extent.namespace()).await? {
         debug!(%kind, scope = extent.name(), "no right to look for what is left");
         return Ok(false);
     }
@@ -109,31 +107,4 @@ where
         }
         parameters = parameters.continue_token(&next);
     }
-}
-
-/// Asks first, as everybody may: an operator that has no use for a right is mostly not given it, and a refusal at
-/// each start would look like an attack in the audit log.
-async fn may_list<K: Resource<DynamicType = ()>>(
-    shared: &Shared,
-    extent: &Extent,
-) -> Result<bool, Error> {
-    let attributes = ResourceAttributes {
-        verb: Some("list".to_owned()),
-        group: Some(K::group(&()).into_owned()),
-        resource: Some(K::plural(&()).into_owned()),
-        namespace: extent.namespace().map(str::to_owned),
-        ..ResourceAttributes::default()
-    };
-    let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec {
-            resource_attributes: Some(attributes),
-            ..SelfSubjectAccessReviewSpec::default()
-        },
-        ..SelfSubjectAccessReview::default()
-    };
-    let api = Api::<SelfSubjectAccessReview>::all(shared.client.clone());
-    let parameters = PostParams::default();
-    let asked = api.create(&parameters, &review);
-    let answer = shared.calls.read("ask for", "SelfSubjectAccessReview", "", asked).await?;
-    Ok(answer.status.is_some_and(|status| status.allowed))
 }

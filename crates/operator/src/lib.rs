@@ -33,8 +33,10 @@ mod publish;
 mod readiness;
 mod report;
 mod reported;
+mod review;
 mod scope;
 mod scopes;
+mod secrets;
 mod server;
 mod status;
 mod telemetry;
@@ -69,6 +71,7 @@ use crate::metrics::Metrics;
 use crate::publish::Publisher;
 use crate::readiness::Readiness;
 use crate::reported::Reported;
+use crate::secrets::Secrets;
 use crate::server::Server;
 
 /// How long what is being done may take after SIGTERM. Less than the pod's grace period.
@@ -236,6 +239,7 @@ async fn serve(
         waiting: Waiting::default(),
         asks: Asks::default(),
         given_up: GivenUp::default(),
+        secrets: Secrets::default(),
         throttle: Mutex::default(),
     });
     let work = scopes::run(&shared, &shutdown);

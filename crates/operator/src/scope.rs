@@ -26,6 +26,7 @@ use crate::left_over::LeftOver;
 use crate::malformed::Malformed;
 use crate::planted::{self, Bug};
 use crate::readiness::Watched;
+use crate::secrets::Secrets;
 use crate::throttle;
 use crate::trigger::{Trigger, Triggers};
 use crate::watch::{Change, Watches};
@@ -51,12 +52,12 @@ pub(crate) struct Extent {
 
 impl Extent {
     /// Everything that the settings ask for.
-    pub(crate) fn all(settings: &Settings) -> Vec<Self> {
-        let extent = |namespace| Self {
+    pub(crate) fn all(settings: &Settings, secrets: &Secrets) -> Vec<Self> {
+        let extent = |namespace: Option<String>| Self {
+            secrets: secrets.are_read(settings, namespace.as_deref()),
             namespace,
             accounts: settings.rbac.dedicated_service_account,
             rights: settings.has_jvm(),
-            secrets: settings.reads_secrets(),
         };
         match settings.watch.listed() {
             None => vec![extent(None)],

@@ -5,13 +5,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::context::{Caches, Shared};
 use crate::left_over::{self, LeftOver};
 use crate::scope::{self, Extent};
+use crate::secrets::{self, Doubt};
 use crate::throttle;
 
 /// How often it is looked whether what settings asked for that are off now is gone. Only caches are read for
@@ -37,8 +38,17 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
     // and again once it is watched.
     let mut left = BTreeMap::<String, LeftOver>::new();
     let mut looks = JoinSet::new();
+    let mut asked = Instant::now();
+    let mut doubt = Doubt::Nothing;
     loop {
-        let mut wanted = Extent::all(&settings.borrow_and_update());
+        let now = settings.borrow_and_update().clone();
+        tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            () = secrets::ask(shared, &now, doubt) => {}
+        }
+        doubt = Doubt::Nothing;
+        let mut wanted = Extent::all(&now, &shared.secrets);
         for extent in &mut wanted {
             let left = left.entry(extent.name().to_owned()).or_insert_with(|| {
                 looks.spawn(left_over::look(Arc::clone(shared), extent.clone()));
@@ -95,9 +105,16 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
             changed = settings.changed() => {
                 changed?;
                 // Who turns such a setting on gives the rights for it.
-                if Extent::all(&settings.borrow()).iter().any(Extent::needs_more_rights) {
+                doubt = Doubt::Everything;
+                let settings = settings.borrow();
+                if Extent::all(&settings, &shared.secrets).iter().any(Extent::needs_more_rights) {
                     shared.given_up.clear();
                 }
+            }
+            // A right that was missing may have been given since.
+            () = after(asked, now.resync) => {
+                asked = Instant::now();
+                doubt = Doubt::Refusals;
             }
             // Something of a setting that is off may be left, or be gone by now.
             _ = look.tick() => {}
@@ -107,4 +124,12 @@ pub(crate) async fn run(shared: &Arc<Shared>, shutdown: &CancellationToken) -> a
         ended??;
     }
     Ok(())
+}
+
+/// Waits until so long after; what no clock knows never comes.
+async fn after(start: Instant, pause: Duration) {
+    match start.checked_add(pause) {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
+    }
 }

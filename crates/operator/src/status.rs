@@ -229,7 +229,7 @@ fn missing_words(missing: &Missing) -> (&'static str, String) {
         Missing::Right { secret } => (
             reason::FORBIDDEN,
             format!(
-                "the operator may not get Secret {secret:?}, though its setting validate-secrets is on: give its service account that right, or set it to off"
+                "the operator may not get Secret {secret:?}, though its setting validate-secrets has it look: give its service account that right, or set it to off"
             ),
         ),
     }

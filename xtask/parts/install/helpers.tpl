@@ -5,9 +5,9 @@
 {{ $image.repository }}:{{ $image.tag | default $root.Chart.AppVersion }}
 {{- end -}}
 
-{{- /* Not empty when Secrets are to be read. Unquoted, YAML takes `on` for a boolean. */ -}}
+{{- /* Not empty when Secrets are to be read: by default in listed namespaces. Unquoted, YAML takes `on` and `off` for booleans. */ -}}
 {{- define "secrets" -}}
-{{- $wanted := toString (get .Values.settings "validate-secrets") -}}
+{{- $wanted := hasKey .Values.settings "validate-secrets" | ternary (toString (get .Values.settings "validate-secrets")) "auto" -}}
 {{- if or (has $wanted (list "on" "true")) (and (eq $wanted "auto") .Values.namespaces) -}}true{{- end -}}
 {{- end -}}
 

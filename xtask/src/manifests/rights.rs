@@ -23,7 +23,7 @@ pub(super) enum When {
     AllNamespaces,
     /// `rbac.dedicated-service-account`.
     Accounts,
-    /// `validate-secrets`.
+    /// `validate-secrets`: not switched off, and in listed namespaces unless it is switched on.
     Secrets,
     /// `protect-stores`.
     Protection,
@@ -99,7 +99,13 @@ pub(super) const OF_SERVICES: &[Rule] = &[
         &["statefulstores"],
         &["patch"],
     ),
-    rule(When::Secrets, "The setting validate-secrets.", "", &["secrets"], READ),
+    rule(
+        When::Secrets,
+        "The setting validate-secrets, which is on in listed namespaces unless it says otherwise.",
+        "",
+        &["secrets"],
+        READ,
+    ),
     rule(
         When::JvmByRole,
         "The setting proxy.image.jvm: such proxies find each other by pods, and a right can only be given by who has it.",

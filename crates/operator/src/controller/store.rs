@@ -79,7 +79,7 @@ pub(crate) async fn reconcile(
     ctx.failures.forget(&uid);
     Ok(match missing {
         Some(_) => Action::requeue(MISSING_DELAY),
-        None if settings.reads_secrets() => {
+        None if ctx.secrets.are_read(&settings, Some(&namespace)) => {
             Action::requeue(settings.resync.mul_f64(1.0 + 0.5 * spread(&uid, 0)))
         }
         None => Action::await_change(),
@@ -127,11 +127,12 @@ async fn guard(ctx: &Context, store: &StatefulStore, is_wanted: bool) -> Result<
 
 /// The first Secret or key that the store names and that is not there, where we are to look.
 async fn missing(ctx: &Context, store: &StatefulStore) -> Result<Option<Missing>, Error> {
-    if !ctx.live.now().reads_secrets() {
+    let namespace = store.namespace().unwrap_or_default();
+    if !ctx.secrets.are_read(&ctx.live.now(), Some(&namespace)) {
         return Ok(None);
     }
     let Ok(known) = validate_store(store) else { return Ok(None) };
-    let api = Api::<Secret>::namespaced(ctx.client.clone(), &store.namespace().unwrap_or_default());
+    let api = Api::<Secret>::namespaced(ctx.client.clone(), &namespace);
     for (name, keys) in known.secrets() {
         let found = match ctx.calls.read("get", "Secret", name, api.get_opt(name)).await {
             Ok(found) => found,

@@ -10,6 +10,7 @@ mod pairs;
 mod planted;
 mod rights;
 mod scenarios;
+mod secrets;
 mod stores;
 mod traps;
 mod upkeep;

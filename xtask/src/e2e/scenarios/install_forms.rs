@@ -13,6 +13,7 @@ use crate::{
     e2e::{
         audit::Audit,
         calls::Caller,
+        cluster::OPERATOR,
         namespace::{Namespace, READY},
         operators,
         rights::{self, Mode},
@@ -30,6 +31,7 @@ pub(super) fn kustomize_in_one_namespace(namespace: &mut Namespace<'_>) -> anyho
     namespace.apply(&installed)?;
     operators::ready(namespace)?;
     every_right::use_them(namespace, &namespace.name, &audit)?;
+    use_secrets(namespace)?;
     let count = rights::are_used(namespace, Mode::OneNamespace, &namespace.name, &audit)?;
     namespace.note(format!("all {count} rights used, no other asked for"));
     serves_after(namespace, |namespace| namespace.delete(&installed))
@@ -47,7 +49,7 @@ pub(super) fn helm_with_every_setting_that_needs_rights(
     let audit = Audit::from_now()?;
     let rbac = json!({ "dedicated-service-account": true });
     // The definitions are the cluster's, and there already.
-    let settings = json!({ "validate-secrets": "auto", "protect-stores": true, "rbac": rbac });
+    let settings = json!({ "protect-stores": true, "rbac": rbac });
     helm_install(namespace, false, &settings)?;
     for guard in ["poddisruptionbudget", "networkpolicy"] {
         namespace.get(guard, "cloudstate-operator")?;
@@ -88,7 +90,7 @@ pub(super) fn helm_with_bind_and_its_definitions(
     namespace.apply(FORMER_ROLE)?;
     let audit = Audit::from_now()?;
     let rbac = json!({ "mode": "bind", "dedicated-service-account": true });
-    helm_install(namespace, true, &json!({ "rbac": rbac }))?;
+    helm_install(namespace, true, &json!({ "validate-secrets": "off", "rbac": rbac }))?;
     let manager = "--output=jsonpath={.metadata.annotations.meta\\.helm\\.sh/release-namespace}";
     let owner = namespace.kubectl(&["get", "crd", "statefulservices.cloudstate.io", manager])?;
     ensure!(owner == namespace.name, "the definition is part of the release in {owner:?}");
@@ -174,6 +176,10 @@ pub(super) fn plain_yaml(namespace: &mut Namespace<'_>) -> anyhow::Result<()> {
     let installed = namespace.cluster.with_images(&documents.join("---"));
     namespace.apply(&installed)?;
     operators::ready(namespace)?;
+    // It is told of one namespace, and has the rights of an operator for all.
+    let log = namespace.kubectl(&["logs", &format!("deployment/{OPERATOR}")])?;
+    let told = "validate-secrets is auto, and the operator may not get, list and watch them";
+    ensure!(log.matches(told).count() == 1, "not told once that no Secret is looked at:\n{log}");
     serves_after(namespace, |namespace| namespace.delete(&installed))
 }
 
