@@ -36,6 +36,8 @@ struct Told {
     about: ObjectReference,
     note: String,
     done: bool,
+    /// Whether the list that is under way has had it, or none is under way.
+    is_listed: bool,
 }
 
 impl Malformed {
@@ -61,9 +63,11 @@ impl Malformed {
             about: about.clone(),
             note: String::new(),
             done: false,
+            is_listed: true,
         });
+        told.is_listed = true;
         if told.note != note {
-            *told = Told { about, note, done: false };
+            *told = Told { about, note, done: false, is_listed: true };
             self.0.is_new.notify_one();
         }
     }
@@ -82,11 +86,34 @@ impl Malformed {
         self.lock().remove(&(K::kind(&()).into_owned(), metadata.namespace.clone(), name));
     }
 
-    /// Whether the namespace has services of which nobody knows what they need.
-    pub(crate) fn has_services(&self, namespace: &str) -> bool {
+    /// All of that kind are listed from now on.
+    pub(crate) fn list_begins<K: Resource<DynamicType = ()>>(&self) {
+        let kind = K::kind(&());
+        self.lock()
+            .iter_mut()
+            .filter(|((of, ..), _)| *of == kind)
+            .for_each(|(_, told)| told.is_listed = false);
+    }
+
+    /// What the list has not had is gone: no watch has told of that.
+    pub(crate) fn list_ends<K: Resource<DynamicType = ()>>(&self) {
+        let kind = K::kind(&());
+        self.lock().retain(|(of, ..), told| *of != kind || told.is_listed);
+    }
+
+    /// The services of the namespace of which nobody knows what they need.
+    pub(crate) fn services(&self, namespace: &str) -> Vec<String> {
         let kind = StatefulService::kind(&());
         let all = self.lock();
-        all.keys().any(|(of, within, _)| *of == kind && within.as_deref() == Some(namespace))
+        let here = all
+            .keys()
+            .filter(|(of, within, _)| *of == kind && within.as_deref() == Some(namespace));
+        here.map(|(_, _, name)| name.clone()).collect()
+    }
+
+    /// Whether there are any.
+    pub(crate) fn has_services(&self, namespace: &str) -> bool {
+        !self.services(namespace).is_empty()
     }
 
     /// What was not told yet, which it is from now on.
@@ -152,6 +179,17 @@ mod tests {
         assert!(malformed.has_services("shop") && !malformed.has_services("stock"));
         malformed.gone::<StatefulService>(&metadata());
         assert!(!malformed.has_services("shop"));
+        find("a");
+        malformed.list_begins::<StatefulService>();
+        malformed.list_ends::<api::StatefulStore>();
+        assert_eq!(malformed.services("shop"), ["cart"]);
+        find("a");
+        malformed.list_ends::<StatefulService>();
+        assert_eq!(malformed.services("shop"), ["cart"]);
+        // Deleted while nobody watched.
+        malformed.list_begins::<StatefulService>();
+        malformed.list_ends::<StatefulService>();
+        assert!(malformed.services("shop").is_empty());
         find("a");
         let mut service = StatefulService::new("cart", api::StatefulServiceSpec::default());
         service.metadata = metadata();

@@ -154,6 +154,8 @@ pub(crate) struct StoreFacts<'a> {
     pub(crate) failed: Option<&'a Error>,
     /// The services that name it.
     pub(crate) dependents: &'a [String],
+    /// Services that cannot be read, and so may name it.
+    pub(crate) unreadable: &'a [String],
 }
 
 /// The status of a store.
@@ -190,7 +192,7 @@ pub(crate) fn of_store(
         }
     };
     let summary = summary(&verdicts[0]);
-    verdicts.extend(held_up(store, facts.dependents));
+    verdicts.extend(held_up(store, facts));
     let verdicts: Vec<_> = verdicts.into_iter().map(bounded).collect();
     let generation = store.metadata.generation;
     StatefulStoreStatus {
@@ -203,11 +205,20 @@ pub(crate) fn of_store(
 }
 
 /// Only there while a store is to go and services name it.
-fn held_up(store: &StatefulStore, dependents: &[String]) -> Option<Verdict> {
+fn held_up(store: &StatefulStore, facts: &StoreFacts<'_>) -> Option<Verdict> {
     store.metadata.deletion_timestamp.as_ref()?;
+    let StoreFacts { dependents, unreadable, .. } = facts;
+    let mut advice = Vec::new();
+    if !dependents.is_empty() {
+        advice.push(format!("delete {}, or let them name another", dependents.join(", ")));
+    }
+    if !unreadable.is_empty() {
+        let names = unreadable.join(", ");
+        advice.push(format!("put right or delete {names}, which cannot be read and may name it"));
+    }
     let message = format!(
-        "it is deleted, and stays while StatefulServices name it, since the operator's setting protect-stores is on: delete {}, or let them name another",
-        dependents.join(", ")
+        "it is deleted, and stays while StatefulServices name it, since the operator's setting protect-stores is on: {}",
+        advice.join("; ")
     );
     Some(Verdict::new(kind::STALLED, Status::True, reason::STORE_IN_USE, message))
 }

@@ -208,8 +208,14 @@ fn readable<K: Cached>(
         }
         Event::Delete(guard) => Event::Delete(unwrap(guard)?),
         Event::InitApply(guard) => Event::InitApply(unwrap(guard)?),
-        Event::Init => Event::Init,
-        Event::InitDone => Event::InitDone,
+        Event::Init => {
+            malformed.list_begins::<K>();
+            Event::Init
+        }
+        Event::InitDone => {
+            malformed.list_ends::<K>();
+            Event::InitDone
+        }
     })
 }
 

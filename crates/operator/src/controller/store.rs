@@ -27,6 +27,9 @@ use crate::status::{self, Missing, StoreFacts};
 /// A Secret that is not there may come, and is not watched unless a label says so.
 const MISSING_DELAY: Duration = Duration::from_secs(5);
 
+/// A service that cannot be read does not tell, once it can or is gone, of a store that it never named.
+const UNREADABLE_DELAY: Duration = Duration::from_secs(5);
+
 pub(crate) async fn reconcile(
     store: Arc<StatefulStore>,
     ctx: Arc<Context>,
@@ -44,10 +47,13 @@ pub(crate) async fn reconcile(
     // The same words for the same services.
     dependents.sort();
 
+    // Any of them may name it.
+    let unreadable = ctx.malformed.services(&namespace);
     let is_protected = settings.protect_stores == Switch::On;
     // Where we leave all alone, the guard may be another operator's.
     if !is_left_alone {
-        let is_used = !dependents.is_empty() && !planted::is(Bug::StoreUnguarded);
+        let is_used = !dependents.is_empty() || !unreadable.is_empty();
+        let is_used = is_used && !planted::is(Bug::StoreUnguarded);
         let is_guarded = is_protected && (!is_going || is_used);
         if guard(&ctx, &store, is_guarded).await? {
             ctx.failures.forget(&uid);
@@ -72,6 +78,7 @@ pub(crate) async fn reconcile(
         missing: missing.as_ref().ok().and_then(Option::as_ref),
         failed,
         dependents: &dependents,
+        unreadable: &unreadable,
     };
     let status = status::of_store(&store, &facts, Timestamp::now());
     report::report(&ctx, &*store, status).await?;
@@ -79,6 +86,7 @@ pub(crate) async fn reconcile(
     ctx.failures.forget(&uid);
     Ok(match missing {
         Some(_) => Action::requeue(MISSING_DELAY),
+        None if is_held_up && !unreadable.is_empty() => Action::requeue(UNREADABLE_DELAY),
         None if ctx.secrets.are_read(&settings, Some(&namespace)) => {
             Action::requeue(settings.resync.mul_f64(1.0 + 0.5 * spread(&uid, 0)))
         }

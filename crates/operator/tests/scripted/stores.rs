@@ -1,8 +1,9 @@
 //! What the operator does for a store: it says what is wrong with it, and holds up its deletion where asked to.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use scripted_api::{Fault, Store, Verb};
+use scripted_api::{Delivery, Fault, Store, Verb};
 use serde_json::{Value, json};
 
 use crate::checks::{holding, soon};
@@ -54,6 +55,45 @@ pub(crate) async fn a_store_goes_after_who_needs_it() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_is_protected_goes_after_who_needs_it() {
     a_store_goes_after_who_needs_it().await;
+}
+
+/// Nobody knows which store a service names that cannot be read, so all of its namespace stay until it can or is gone.
+#[tokio::test(start_paused = true)]
+async fn a_store_stays_while_a_service_cannot_be_read() {
+    let is_there = |store: &Store| store.get(&key("StatefulStore", "memory")).is_some();
+    let mut malformed = service("cart", &json!({ "datastore": { "name": "memory" } }));
+    malformed["spec"]["replicas"] = json!("three");
+    for goes_unseen in [false, true] {
+        let server = holding(&[malformed.clone(), memory()]);
+        let connection = server.connect();
+        run_during(&connection, PROTECTED, async {
+            rest(&connection).await;
+            let store = key("StatefulStore", "memory");
+            server.with(|all| all.delete(&store, &Value::Null)).unwrap();
+            rest(&connection).await;
+            let told = server.with(|store| {
+                assert!(is_there(store), "the store is gone");
+                condition(store, "memory", "Stalled")
+            });
+            let message = told["message"].as_str().unwrap();
+            assert!(message.contains("on: put right or delete cart, which cannot"), "{message}");
+            if goes_unseen {
+                // What is missed is made up for by a list.
+                let has_missed = AtomicBool::new(false);
+                connection.on_event(move |_, change| {
+                    let is_it = change.key.kind.name == "StatefulService"
+                        && !has_missed.swap(true, Ordering::Relaxed);
+                    if is_it { Delivery::Missed } else { Delivery::Once }
+                });
+            }
+            let service = key("StatefulService", "cart");
+            server.with(|all| all.delete(&service, &Value::Null)).unwrap();
+            let gone = server.until(|store| !is_there(store));
+            let gone = tokio::time::timeout(Duration::from_mins(1), gone).await;
+            assert!(gone.is_ok(), "the store stays; unseen: {goes_unseen}");
+        })
+        .await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
