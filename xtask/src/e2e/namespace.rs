@@ -98,6 +98,13 @@ impl<'a> Namespace<'a> {
         text(feed(kubectl.args(arguments), yaml), &arguments)
     }
 
+    /// Creates an object in the name of another tool, which claims all of its fields.
+    pub(super) fn create_as(&self, manager: &str, object: &Value) -> anyhow::Result<()> {
+        let manager = format!("--field-manager={manager}");
+        let arguments = ["create", &manager, "--filename=-"];
+        text(self.fed(&arguments, &object.to_string()), &arguments).map(drop)
+    }
+
     /// Deletes what YAML names, and waits until it is gone.
     pub(super) fn delete(&self, yaml: &str) -> anyhow::Result<()> {
         let arguments = ["delete", "--filename=-", "--timeout=60s"];

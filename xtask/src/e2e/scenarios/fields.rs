@@ -3,7 +3,7 @@
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
-use super::manifests::{DEPLOYMENT, SERVICE, STORE, sample};
+use super::manifests::{DEPLOYMENT, SERVICE, STORE, edited, sample};
 use crate::e2e::{
     namespace::{Namespace, READY, condition, container, variable},
     wait::until,
@@ -205,9 +205,12 @@ pub(super) fn autoscaling_is_kept_and_not_acted_upon(
     Ok(())
 }
 
-/// `paused` holds the Deployment as it is until it is taken back.
+/// `paused` holds the Deployment as it is until it is taken back, and so leaves alone what a tool restores meanwhile. Later
+/// that is the operator's again, down to who claims its fields.
 pub(super) fn paused_service_is_held(namespace: &mut Namespace<'_>) -> anyhow::Result<()> {
-    namespace.apply(&sample(namespace.cluster)?)?;
+    let name = format!("  name: {SERVICE}\n");
+    let labelled = format!("{name}  labels: {{team: blue}}\n");
+    namespace.apply(&edited(&sample(namespace.cluster)?, &name, &labelled)?)?;
     namespace.ready(SERVICE)?;
     let seconds = |namespace: &Namespace<'_>| -> anyhow::Result<Value> {
         let deployment = namespace.get("deployment", DEPLOYMENT)?;
@@ -227,12 +230,48 @@ pub(super) fn paused_service_is_held(namespace: &mut Namespace<'_>) -> anyhow::R
         Ok(if is_told && current { Ok(()) } else { Err(service["status"].to_string()) })
     })?;
     ensure!(seconds(namespace)? == 30, "the Deployment was changed: {}", seconds(namespace)?);
+    restored_by_another(namespace)?;
     patch(&json!({"spec": {"paused": false}}))?;
     until("what was held is done", READY, || {
         let now = seconds(namespace)?;
         Ok(if now == 21 { Ok(()) } else { Err(now.to_string()) })
     })?;
+    // A label stays for as long as anybody claims it.
+    namespace.kubectl(&["label", "statefulservice", SERVICE, "team-"])?;
+    until("what was given up is gone, whoever has restored it", READY, || {
+        let labels = namespace.get("service", SERVICE)?["metadata"]["labels"].take();
+        Ok(if labels["team"].is_null() { Ok(()) } else { Err(labels.to_string()) })
+    })?;
+    let claims = claims_of_another(namespace)?;
+    ensure!(!claims.contains("f:app\""), "another claims what is ours: {claims}");
     namespace.ready(SERVICE).map(drop)
+}
+
+/// A tool that restores a backup, by the name that it gives to the API server.
+const RESTORER: &str = "restorer";
+
+/// Puts the Service there again from a copy, as such a tool does.
+fn restored_by_another(namespace: &Namespace<'_>) -> anyhow::Result<()> {
+    let mut copy = namespace.get("service", SERVICE)?;
+    let metadata = copy["metadata"].as_object_mut().context("an object has metadata")?;
+    metadata.retain(|field, _| {
+        ["name", "labels", "annotations", "ownerReferences"].contains(&field.as_str())
+    });
+    let spec = copy["spec"].as_object_mut().context("a Service has a spec")?;
+    spec.retain(|field, _| ["type", "selector", "ports"].contains(&field.as_str()));
+    namespace.kubectl(&["delete", "service", SERVICE])?;
+    namespace.create_as(RESTORER, &copy)?;
+    let claims = claims_of_another(namespace)?;
+    ensure!(claims.contains("f:team"), "it does not claim the label: {claims}");
+    Ok(())
+}
+
+/// What that tool claims of the Service.
+fn claims_of_another(namespace: &Namespace<'_>) -> anyhow::Result<String> {
+    let shown = ["get", "service", SERVICE, "--show-managed-fields", "--output=json"];
+    let service: Value = serde_json::from_str(&namespace.kubectl(&shown)?)?;
+    let all = service["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+    Ok(all.iter().filter(|claim| claim["manager"] == RESTORER).map(Value::to_string).collect())
 }
 
 /// Every field of both statuses, of a service that is ready.
