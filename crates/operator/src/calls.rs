@@ -8,6 +8,7 @@ use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use crate::budget::{Budget, Cost};
+use crate::config::Rate;
 use crate::error::{CALL_TIMEOUT, Error};
 use crate::leadership::{Leadership, Lost};
 
@@ -19,8 +20,8 @@ pub(crate) struct Calls {
 }
 
 impl Calls {
-    pub(crate) fn new(leadership: Leadership) -> Self {
-        Self { leadership, budget: Arc::new(Budget::new(Instant::now())) }
+    pub(crate) fn new(leadership: Leadership, rate: Rate) -> Self {
+        Self { leadership, budget: Arc::new(Budget::new(rate, Instant::now())) }
     }
 
     /// Does one call that changes nothing. Boxed, since each is large and reconciles do many.

@@ -103,6 +103,7 @@ fn variable(name: &'static str) -> Result<Option<String>, Error> {
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Settings {
     pub(crate) admin: Admin,
+    pub(crate) calls: Rate,
     /// How many services of one watch may be reconciled at the same time.
     pub(crate) concurrency: u16,
     /// Whether replicas of the operator agree on one that writes.
@@ -134,6 +135,21 @@ pub(crate) struct Settings {
 pub(crate) struct Admin {
     /// Where probes and metrics are answered.
     pub(crate) listen: SocketAddr,
+}
+
+/// How many calls to the API server may go out, in calls that write; see `budget`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Rate {
+    pub(crate) per_second: u32,
+    /// How many may go out at once after a pause.
+    pub(crate) burst: u32,
+}
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self { per_second: 1_000, burst: 1_000 }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,6 +229,7 @@ impl Default for Settings {
         } = translate::Settings::default();
         Self {
             admin: Admin { listen: SocketAddr::from(([0, 0, 0, 0], 8080)) },
+            calls: Rate::default(),
             concurrency: 16,
             leader_election: true,
             log: Log { level: "info".to_owned(), format: LogFormat::Json },
@@ -252,8 +269,10 @@ fn check(settings: &Settings) -> Result<(), Error> {
         }
     }
     for (key, value) in [
-        ("concurrency", settings.concurrency),
-        ("rollout.max-concurrent", settings.rollout.max_concurrent),
+        ("calls.per-second", settings.calls.per_second),
+        ("calls.burst", settings.calls.burst),
+        ("concurrency", settings.concurrency.into()),
+        ("rollout.max-concurrent", settings.rollout.max_concurrent.into()),
     ] {
         if value == 0 {
             refuse(key, value.to_string(), "1 or more");

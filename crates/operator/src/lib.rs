@@ -64,7 +64,7 @@ pub use crate::planted::{Bug, plant};
 use crate::apply::Waiting;
 use crate::ask::Asks;
 use crate::calls::Calls;
-use crate::config::Source;
+use crate::config::{Rate, Source};
 use crate::context::{Failures, GivenUp, LeftAlone, Pace, Shared};
 use crate::leadership::{Leadership, elect};
 use crate::metrics::Metrics;
@@ -172,7 +172,8 @@ pub async fn run_with(
 ) -> Result<(), Error> {
     let metrics = Metrics::new();
     // What it says before it leads is about itself.
-    let unguarded = Publisher::new(client.clone(), Calls::new(Leadership::forever()));
+    let unguarded =
+        Publisher::new(client.clone(), Calls::new(Leadership::forever(), Rate::default()));
     let source = tokio::select! {
         biased;
         () = shutdown.cancelled() => return Ok(()),
@@ -199,7 +200,7 @@ async fn serve(
         admin::Admin::bind(settings.admin.listen, readiness.clone(), metrics.clone()).await?;
     let leadership =
         if settings.leader_election { Leadership::none() } else { Leadership::forever() };
-    let calls = Calls::new(leadership.clone());
+    let calls = Calls::new(leadership.clone(), settings.calls);
     let publisher = Publisher::new(client.clone(), calls.clone());
 
     // Dropped, the set ends what is in it.

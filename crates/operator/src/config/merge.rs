@@ -198,7 +198,10 @@ mod tests {
 
     #[test]
     fn all_that_is_out_of_range_is_told_at_once() {
-        let said = refusal("concurrency: 0\nrollout:\n  max-concurrent: 0\n");
+        let said = refusal(
+            "concurrency: 0\nrollout:\n  max-concurrent: 0\ncalls:\n  per-second: 0\n  burst: 0\n",
+        );
+        assert!(said.contains("calls.per-second is 0") && said.contains("calls.burst is 0"));
         assert!(said.contains("concurrency is 0") && said.contains("rollout.max-concurrent is 0"));
     }
 }
