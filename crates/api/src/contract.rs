@@ -50,6 +50,8 @@ pub mod annotation {
     /// On a Deployment one of whose pods came without what makes an init container stay: its sidecar is a
     /// container instead, as long as this is there.
     pub const SIDECAR_STRIPPED: &str = "cloudstate.io/native-sidecar-stripped";
+    /// On a Deployment whose proxies find out how many peers they need: how many pods it was to have when that began.
+    pub const INITIAL_REPLICAS: &str = "cloudstate.io/initial-replicas";
     /// On a Namespace: [`WATCH_DISABLED`] keeps the operator out of it.
     pub const WATCH: &str = "cloudstate.io/watch";
     /// Value of [`WATCH`].

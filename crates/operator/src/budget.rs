@@ -29,6 +29,7 @@ impl Cost {
     }
 }
 
+/// Calls that may go out, and how they grow.
 #[derive(Debug)]
 pub(crate) struct Budget {
     per_second: f64,

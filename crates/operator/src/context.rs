@@ -34,7 +34,7 @@ use crate::secrets::Secrets;
 use crate::server::Server;
 use crate::throttle::Throttle;
 
-/// Retries start after a second and double up to this.
+/// Retries come within a second, and within double the time after each one, up to this.
 const RETRY_DELAY_MAX: Duration = Duration::from_mins(5);
 
 /// What all of the operator shares.
@@ -141,7 +141,8 @@ struct Failed {
 }
 
 impl Failures {
-    /// Counts one more for that generation, and says how long to wait.
+    /// Counts one more for that generation, and says how long to wait: anything up to a bound that doubles. What has
+    /// failed together, as when the API server was gone, is spread over all of that time and not tried again together.
     pub(crate) fn next_delay(&self, uid: &str, generation: Option<i64>) -> Duration {
         let now = Instant::now();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -156,8 +157,7 @@ impl Failures {
         }
         let delay = Duration::from_secs(1 << (*count).min(9)).min(RETRY_DELAY_MAX);
         *count = count.saturating_add(1);
-        // Not all that failed together is tried again together.
-        delay.mul_f64(1.0 - 0.25 * spread(uid, *count))
+        delay.mul_f64(spread(uid, *count))
     }
 
     /// How often it has failed in a row.
@@ -293,13 +293,34 @@ mod tests {
         for expected in [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300] {
             let expected = Duration::from_secs(expected);
             let delay = failures.next_delay("a", Some(1));
-            assert!(delay <= expected && delay >= expected.mul_f64(0.75), "{delay:?}");
+            assert!(delay <= expected, "{delay:?}");
         }
         assert!(failures.next_delay("a", Some(2)) <= Duration::from_secs(1));
         failures.next_delay("a", Some(2));
         failures.forget("a");
         assert!(failures.next_delay("a", Some(2)) <= Duration::from_secs(1));
         assert_eq!((failures.count("a", Some(2)), failures.count("a", Some(3))), (1, 0));
+    }
+
+    #[test]
+    fn what_has_failed_together_is_spread_over_the_whole_time() {
+        for tries in 1..5_u32 {
+            let mut tenths = [0; 10];
+            for number in 0..1_000 {
+                let failures = Failures::default();
+                let uid = format!("5d0c7a52-9d5e-4a3f-8a43-{number:012}");
+                let mut delay = Duration::ZERO;
+                for _ in 0..tries {
+                    delay = failures.next_delay(&uid, None);
+                }
+                let bound = f64::from(1 << (tries - 1));
+                let tenth = delay.as_secs_f64() / bound * 10.0;
+                let bounds = (1..10).filter(|bound| tenth >= f64::from(*bound));
+                tenths[bounds.count()] += 1;
+            }
+            // A hundred each, if chance were fair.
+            assert!(tenths.iter().all(|count| (50..200).contains(count)), "{tries}: {tenths:?}");
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -187,7 +187,7 @@ fn retry(ctx: &Context, uid: &str, generation: Option<i64>) -> Action {
     Action::requeue(ctx.failures.next_delay(uid, generation))
 }
 
-/// What has failed so often in a row, for some seven seconds, is told.
+/// What has failed so often in a row before, within up to seven seconds, is told.
 const LASTING: u32 = 3;
 
 /// Whether that is worth to be told on the object. Most of what fails goes better at the next try.

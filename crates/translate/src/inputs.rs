@@ -23,6 +23,8 @@ pub struct Inputs {
 pub struct Observed {
     /// Its selector, which cannot be changed.
     pub selector: BTreeMap<String, String>,
+    /// How many pods it was to have at first, where that was noted.
+    pub initial_replicas: Option<i32>,
     /// Which protocol its pods speak among each other; nothing when they are not of our making.
     pub protocol: Option<String>,
     /// Whether pods of another protocol are still giving way to those of the newest template.
@@ -40,6 +42,10 @@ impl Observed {
         let annotations = template.and_then(|metadata| metadata.annotations.as_ref());
         Self {
             selector: spec.and_then(|spec| spec.selector.match_labels.clone()).unwrap_or_default(),
+            initial_replicas: deployment
+                .annotations()
+                .get(annotation::INITIAL_REPLICAS)
+                .and_then(|replicas| replicas.parse().ok()),
             protocol: annotations
                 .and_then(|annotations| annotations.get(annotation::CLUSTER_PROTOCOL))
                 .cloned(),

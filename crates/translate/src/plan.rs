@@ -37,6 +37,8 @@ pub struct Plan {
     /// What selects the pods.
     pub(crate) selector: BTreeMap<String, String>,
     pub(crate) replicas: i32,
+    /// How many pods there were to be at first, where proxies find out by that how many peers they need.
+    pub(crate) initial_replicas: Option<i32>,
     /// Whether the store allows no more than one pod.
     pub(crate) is_single: bool,
     /// Why fewer replicas run than the spec asks for, if so.

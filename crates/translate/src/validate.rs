@@ -19,7 +19,7 @@ use self::containers::user_port;
 use self::findings::Findings;
 use self::pod::OUR_ANNOTATIONS;
 use crate::plan::{Account, Place};
-use crate::settings::{Choice, Selector, Settings, Switch};
+use crate::settings::{Choice, ContactPoints, Selector, Settings, Switch};
 use crate::{Binding, Inputs, Known, Plan, Problems, Warning};
 
 /// Checks everything there is to check.
@@ -49,6 +49,7 @@ pub fn validate(
     let is_single = single.is_some();
     let place = place(settings, service, inputs, &mut warnings);
     let port = user_port(user);
+    let replicas = if is_single { spec.replicas.min(1) } else { spec.replicas };
     containers::warn(user, port, &mut warnings);
     datastore::warn_of_kind(kind, store.as_ref(), &mut warnings);
     warn_of_protocol(kind, service, inputs, &mut warnings);
@@ -67,7 +68,8 @@ pub fn validate(
         memory: spec.sidecar_jvm_memory.as_deref().and_then(|memory| size(memory).ok()),
         store,
         selector: selector(settings, service, inputs),
-        replicas: if is_single { spec.replicas.min(1) } else { spec.replicas },
+        replicas,
+        initial_replicas: initial_replicas(settings, replicas, inputs),
         is_single,
         pinned,
         account: account(settings, spec),
@@ -201,6 +203,15 @@ fn account(settings: &Settings, spec: &StatefulServiceSpec) -> Account {
         Some(name) if !name.is_empty() => Account::Named(name.clone()),
         _ if settings.rbac.dedicated_service_account => Account::Dedicated,
         _ => Account::Default,
+    }
+}
+
+/// What depends on the number of pods must not change with it, or scaling would start all of them anew.
+fn initial_replicas(settings: &Settings, replicas: i32, inputs: &Inputs) -> Option<i32> {
+    let noted = || inputs.deployment.as_ref()?.initial_replicas;
+    match settings.proxy.required_contact_points {
+        ContactPoints::Number(_) => None,
+        ContactPoints::Auto(_) => Some(noted().unwrap_or(replicas)),
     }
 }
 

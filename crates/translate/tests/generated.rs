@@ -116,7 +116,9 @@ fn what_a_service_was_before_leaves_no_trace() {
         let (before, after) = pair(seed);
         let mut deployment = *fresh(&before).deployment;
         let edit = |deployment: &_| {
-            let inputs = Inputs { deployment: Some(Observed::of(deployment)), ..after.inputs() };
+            // But for how many pods there were at first, which stays on purpose.
+            let observed = Observed { initial_replicas: None, ..Observed::of(deployment) };
+            let inputs = Inputs { deployment: Some(observed), ..after.inputs() };
             objects(&after, &inputs)
         };
         let wanted = fresh(&after);

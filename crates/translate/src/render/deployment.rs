@@ -48,6 +48,9 @@ fn annotations(plan: &Plan) -> BTreeMap<String, String> {
     if plan.is_replacing {
         annotations.insert(annotation::REPLACING.to_owned(), "true".to_owned());
     }
+    if let Some(replicas) = plan.initial_replicas {
+        annotations.insert(annotation::INITIAL_REPLICAS.to_owned(), replicas.to_string());
+    }
     if plan.place == Place::Stripped {
         annotations.insert(annotation::SIDECAR_STRIPPED.to_owned(), "true".to_owned());
     }

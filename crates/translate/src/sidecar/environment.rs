@@ -63,12 +63,12 @@ fn heap(plan: &Plan) -> String {
     format!("-Xms{memory} -Xmx{memory}")
 }
 
-/// Two peers keep pods that start together from forming two clusters, where there are two.
+/// Two peers keep pods that start together from forming two clusters, where there were two from the start.
 fn contact_points(settings: &Settings, plan: &Plan) -> u16 {
     match settings.proxy.required_contact_points {
         ContactPoints::Number(number) => number.get(),
         ContactPoints::Auto(_) => {
-            if plan.replicas >= 2 {
+            if plan.initial_replicas.is_some_and(|replicas| replicas >= 2) {
                 2
             } else {
                 1

@@ -20,10 +20,11 @@ const OUR_LABELS: [&str; 4] = [
     label::MANAGED_BY,
 ];
 /// Annotations that we alone write.
-pub(super) const OUR_ANNOTATIONS: [&str; 5] = [
+pub(super) const OUR_ANNOTATIONS: [&str; 6] = [
     annotation::APPLIED_FROM,
     annotation::APPLIED_HASH,
     annotation::CLUSTER_PROTOCOL,
+    annotation::INITIAL_REPLICAS,
     annotation::REPLACING,
     annotation::SIDECAR_STRIPPED,
 ];
