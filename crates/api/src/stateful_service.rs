@@ -174,7 +174,8 @@ pub struct Datastore {
     #[schemars(length(min = 1))]
     pub name: String,
 
-    /// What this service asks of the store: for `Postgres`, a `schema` in place of the store's.
+    /// What this service asks of the store: for `Postgres`, a `schema` in place of the store's; for
+    /// `Cassandra`, the `keyspace`, which has to be there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::free_object")]
     pub config: Option<Map<String, Value>>,

@@ -43,7 +43,8 @@ use crate::schema;
 #[serde(rename_all = "camelCase")]
 pub struct StatefulStoreSpec {
     /// `Postgres`: state lives in a Postgres database that is there already. `InMemory`: it lives in
-    /// the proxy's memory and is gone with it. Another type is taken in, and refused in the condition
+    /// the proxy's memory and is gone with it. `Cassandra`: proxies made of jars are told of it; our own
+    /// one keeps nothing there yet, and says so. Another type is taken in, and refused in the condition
     /// `StatefulStoreValid`.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
@@ -55,7 +56,8 @@ pub struct StatefulStoreSpec {
     /// How the store is reached. For `Postgres`: `service`, `port`, `credentialsFromSecret` with the
     /// `name` of a Secret that has the keys `database`, `username` and `password` (or others, named in
     /// `databaseKey`, `usernameKey`, `passwordKey` and `schemaKey`), `credentials` in plain text, and
-    /// `ssl`. Of no meaning for `InMemory`.
+    /// `ssl`. For `Cassandra`: `service` and `port`, and a `username` and `password` likewise, from a
+    /// Secret only where their keys are named. Of no meaning for `InMemory`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "schema::free_object")]
     pub config: Option<Map<String, Value>>,
