@@ -4,6 +4,8 @@
 //! The operator writes them into a pod, launcher and proxy read them back, so a change here is a
 //! change for running clusters. `docs/environment.md` tells users what the variables mean.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 /// API group of our resources.
@@ -273,6 +275,10 @@ pub const LAUNCHER_COMMAND: &str = "/proxy-launcher";
 
 /// The launcher's command that begins the end of a pod ahead of TERM.
 pub const DRAIN: &str = "drain";
+
+/// How long the launcher's proxy has from INT, which comes from a person who waits at a terminal, to KILL. The proxy is
+/// given INT as well, and keeps within it.
+pub const INTERRUPT_STOP: Duration = Duration::from_secs(5);
 
 /// Path on the proxy's management port that the launcher uses during a drain ahead of TERM. POST has the proxy take no
 /// new calls, finish those under way, give its entities up and stay; DELETE has it serve again, for which it leaves

@@ -90,6 +90,8 @@ pub enum Action {
     Dump,
     /// Send TERM to the proxy's process group.
     Stop,
+    /// Send INT to it, so that the proxy knows that it has less time.
+    Interrupt,
     /// Send KILL to the proxy's process group.
     Kill,
     /// Leave.

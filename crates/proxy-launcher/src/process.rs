@@ -191,9 +191,18 @@ impl Leader {
 
     /// Sends TERM to the group, or to the leader alone should it have left its group.
     pub fn stop(self) {
-        if kill_process_group(self.0, Signal::TERM) == Err(Errno::SRCH) {
+        self.tell(Signal::TERM);
+    }
+
+    /// Sends INT likewise.
+    pub fn interrupt(self) {
+        self.tell(Signal::INT);
+    }
+
+    fn tell(self, signal: Signal) {
+        if kill_process_group(self.0, signal) == Err(Errno::SRCH) {
             // An error means that it is gone, which its end will tell.
-            let _ = kill_process(self.0, Signal::TERM);
+            let _ = kill_process(self.0, signal);
         }
     }
 

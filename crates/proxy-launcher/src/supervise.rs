@@ -340,6 +340,7 @@ impl Supervisor<'_> {
                     Action::TellHang => self.tell_hang(),
                     Action::Dump => self.dump(),
                     Action::Stop => self.signal(Leader::stop, "TERM"),
+                    Action::Interrupt => self.signal(Leader::interrupt, "INT"),
                     Action::Kill => {
                         self.kills.is_ours = true;
                         self.signal(Leader::kill, "KILL");

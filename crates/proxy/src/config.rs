@@ -5,7 +5,13 @@ mod show;
 mod store;
 mod url;
 
-use std::{collections::BTreeSet, ffi::OsString, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use api::{
     contract::{env, port},
@@ -50,11 +56,42 @@ pub struct Config {
     /// Bounds of the edge.
     pub edge: serve::Limits,
     /// How long calls, and what follows from them, may take to finish once the proxy is told to leave.
-    pub drain: Duration,
+    pub drain: Drain,
     /// How much is logged.
     pub log_level: &'static str,
     /// Tells two configurations apart, secrets left aside.
     pub hash: String,
+}
+
+/// How long what is under way may take to finish: as set, or less once somebody has told the proxy to leave who waits
+/// for less. Clones share that.
+#[derive(Clone, Debug)]
+pub struct Drain {
+    set: Duration,
+    most: Arc<OnceLock<Duration>>,
+}
+
+impl From<Duration> for Drain {
+    fn from(set: Duration) -> Self {
+        Self { set, most: Arc::default() }
+    }
+}
+
+impl Drain {
+    /// As long as it may take by now.
+    pub fn time(&self) -> Duration {
+        self.most.get().map_or(self.set, |most| self.set.min(*most))
+    }
+
+    /// What entities get, once calls have had that: only those commands are left whose callers went away.
+    pub fn entities(&self) -> Duration {
+        self.time() / 5
+    }
+
+    /// From now on no longer than that; who said so first counts.
+    pub fn limit(&self, most: Duration) {
+        self.most.get_or_init(|| most);
+    }
 }
 
 /// An environment that was read.
@@ -142,7 +179,7 @@ fn read(reader: &mut Reader) -> Config {
             reflection: reader.read(REFLECTION, "true", value::switch),
             connection_age: reader.read(MAX_CONNECTION_AGE, "0s", age),
         },
-        drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause),
+        drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause).into(),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         hash: String::new(),
     }
@@ -230,9 +267,16 @@ mod tests {
     #[test]
     fn calls_may_finish_for_as_long_as_it_is_said() {
         let drain = |pairs: &[(&str, &str)]| load_from(pairs).unwrap().0.drain;
-        assert_eq!(drain(&[]), Duration::from_secs(10));
+        assert_eq!(drain(&[]).time(), Duration::from_secs(10));
         let name = "CLOUDSTATE_PROXY_GRACEFUL_TERMINATION_TIMEOUT";
-        assert_eq!(drain(&[(name, "42s")]), Duration::from_secs(42));
+        let long = drain(&[(name, "42s")]);
+        assert_eq!(long.time(), Duration::from_secs(42));
+        let short = drain(&[(name, "1s")]);
+        for drain in [&long, &short] {
+            drain.limit(Duration::from_secs(4));
+        }
+        assert_eq!(long.clone().time(), Duration::from_secs(4));
+        assert_eq!(short.time(), Duration::from_secs(1), "no longer than was set");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
 
 use api::{
     Chain,
-    contract::{NotReady, exit, reason},
+    contract::{INTERRUPT_STOP, NotReady, exit, reason},
     environment::{Problems, termination_path},
 };
 use proxy::{
@@ -173,9 +173,13 @@ async fn stay(config: Config) -> Result<(), Box<dyn std::error::Error>> {
     info!(settings = ?config, "effective settings");
     let stop = CancellationToken::new();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let told = stop.clone();
+    let (told, drain) = (stop.clone(), config.drain.clone());
     let told_twice = async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tokio::select! {
+            _ = term.recv() => {}
+            // Some of that is for giving the entities up.
+            _ = int.recv() => drain.limit(INTERRUPT_STOP * 3 / 4),
+        }
         info!("told to stop");
         told.cancel();
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }

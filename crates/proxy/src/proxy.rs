@@ -145,7 +145,7 @@ pub async fn run_on(
         answer,
         Arc::clone(&unread),
         alive.clone(),
-        config.drain,
+        config.drain.clone(),
         None,
     ));
     let told = Arc::clone(&sources);
@@ -154,7 +154,14 @@ pub async fn run_on(
         async move { Ok(response) }
     };
     let metrics = listen(config.metrics).await?;
-    tokio::spawn(connections::serve(metrics, answer, unread, alive.clone(), config.drain, None));
+    tokio::spawn(connections::serve(
+        metrics,
+        answer,
+        unread,
+        alive.clone(),
+        config.drain.clone(),
+        None,
+    ));
     let _alive = alive.drop_guard();
 
     let user_function = UserFunction::new(&config.user_function, config.user_function_limits)
@@ -250,9 +257,8 @@ async fn serve(
     let leave = CancellationToken::new();
     let owning = store.map(|store| {
         let (entities, readiness) = (entities.clone(), readiness.clone());
-        // Once calls have had their time only those commands are left whose callers went away.
-        let end = config.drain / 5;
-        let hold = ownership::hold(store, entities, readiness, fenced, end, leave.clone());
+        let drain = config.drain.clone();
+        let hold = ownership::hold(store, entities, readiness, fenced, drain, leave.clone());
         tokio::spawn(hold)
     });
     let mut serving = pin!(edge::serve(config, edge, readiness, stop.clone()));
@@ -261,10 +267,10 @@ async fn serve(
         biased;
         () = stop.cancelled() => {
             readiness.deny(Part::Staying, reason::DRAINING, FINISHES);
-            let finish_by = Instant::now() + config.drain;
+            let finish_by = Instant::now() + config.drain.time();
             (serving.await, finish_by)
         }
-        served = &mut serving => (served, Instant::now() + config.drain),
+        served = &mut serving => (served, Instant::now() + config.drain.time()),
     };
     let left = finish_by.saturating_duration_since(Instant::now()).max(FOLLOW_MIN);
     if !router.stop(left).await {

@@ -30,6 +30,7 @@ use tracing::{Level, enabled};
 
 use crate::{
     budget::{CALL, Share, Taken},
+    config::Drain,
     entity::{Failure, FailureKind},
     metrics::Metrics,
     readiness::Readiness,
@@ -105,11 +106,11 @@ impl Edge {
 
     /// Serves until `stop`, then lets what is under way finish for as long as `drain`. Streams, which
     /// might go on for ever, are ended when most of that time is over.
-    pub async fn serve(self, listener: TcpListener, stop: CancellationToken, drain: Duration) {
+    pub async fn serve(self, listener: TcpListener, stop: CancellationToken, drain: Drain) {
         let router = self.router.clone();
         let end_streams = async {
             stop.cancelled().await;
-            time::sleep(drain * 4 / 5).await;
+            time::sleep(drain.time() * 4 / 5).await;
             router.end_streams();
             std::future::pending::<()>().await;
         };
@@ -118,7 +119,7 @@ impl Edge {
         // Some kilobytes, which would be copied each time that a task is made of them.
         let answer = move |request, peer| Box::pin(self.clone().answer(request, peer));
         tokio::select! {
-            () = connections::serve(listener, answer, unread, stop.clone(), drain, age) => {}
+            () = connections::serve(listener, answer, unread, stop.clone(), drain.clone(), age) => {}
             () = end_streams => {}
             () = follow => {}
         }

@@ -307,7 +307,7 @@ async fn a_user_function_that_is_away_is_unavailable() {
 
 #[tokio::test]
 async fn a_stop_ends_streams_that_go_on_and_serves_those_that_end() {
-    let mut stand = Stand::start_with(|config| config.drain = Duration::from_secs(5)).await;
+    let mut stand = Stand::start_with(|config| config.drain = Duration::from_secs(5).into()).await;
     let (talk, mut replies) = chat(&stand).await;
     let (_talk, other) = chat(&stand).await;
     stand.stop.cancel();

@@ -257,7 +257,7 @@ async fn the_port_opens_again_while_connections_from_before_still_carry_calls() 
     let shared: Arc<dyn Store> = Arc::new(store.clone());
     // Longer than anything here may take.
     let drain = PATIENCE * 5;
-    let first = Proxy::start_with(|config| config.drain = drain, Some(shared));
+    let first = Proxy::start_with(|config| config.drain = drain.into(), Some(shared));
     first.until_ready().await;
     let hangs = support::call_desk(first.channel(), "Ask", Request::new(order([say("hang", "")])));
     let hangs = tokio::spawn(hangs);

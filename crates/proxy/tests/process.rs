@@ -6,7 +6,7 @@ mod support;
 
 use std::net::SocketAddr;
 
-use api::contract::{env, exit};
+use api::contract::{INTERRUPT_STOP, env, exit};
 use support::{
     PATIENCE, address, call,
     counter::{Counter, item},
@@ -23,9 +23,15 @@ const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 /// A proxy that is ready, before a user function in this process.
 async fn start() -> (Counter, Proxy, Channel) {
+    start_with(|plan| plan).await
+}
+
+/// The same, with further settings.
+async fn start_with(more: impl FnOnce(Plan) -> Plan) -> (Counter, Proxy, Channel) {
     let (counter, function) = (Counter::default(), SocketAddr::from((address(), 8080)));
     counter.listen(function);
     let plan = Plan::new(env!("CARGO_BIN_EXE_proxy"), function).with(env::STORE, "in-memory");
+    let plan = more(plan);
     let proxy = plan.start_ready(PATIENCE).await.unwrap();
     let endpoint = Channel::from_shared(format!("http://{}", proxy.calls())).unwrap();
     (counter, proxy, endpoint.connect().await.unwrap())
@@ -141,6 +147,23 @@ async fn a_proxy_that_is_held_asks_for_a_fresh_start_to_serve_again() {
     assert!(ask(&proxy, "DELETE", "/hold").await.starts_with("HTTP/1.1 200"));
     let status = proxy.ended(PATIENCE).await.unwrap();
     assert_eq!(status.code(), Some(exit::RESTART.into()), "{}", proxy.log());
+}
+
+#[tokio::test]
+async fn an_interrupt_leaves_calls_less_time_and_the_proxy_ends_in_order() {
+    let hour = |plan: Plan| plan.with(env::GRACEFUL_TERMINATION_TIMEOUT, "1h");
+    let (counter, mut proxy, channel) = start_with(hour).await;
+    let waiting = tokio::spawn(call(channel, "Hang", Request::new(item("a", 0))));
+    eventually("the call is under way", async || {
+        counter.seen().iter().any(|w| w.ends_with("Hang"))
+    })
+    .await;
+    proxy.interrupt().unwrap();
+    // Far less than the call would take, and room for a busy machine beside what the launcher gives.
+    let ended = proxy.ended(INTERRUPT_STOP * 4).await.unwrap();
+    assert!(ended.success(), "{}", proxy.log());
+    logged(&proxy, &["drained"]).await;
+    waiting.await.unwrap().unwrap_err();
 }
 
 #[tokio::test]

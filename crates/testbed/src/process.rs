@@ -104,6 +104,14 @@ impl Process {
         self.signal(Signal::TERM)
     }
 
+    /// Asks it to end, as a person does who waits for it at a terminal.
+    ///
+    /// # Errors
+    /// When it has ended already.
+    pub fn interrupt(&self) -> Result<()> {
+        self.signal(Signal::INT)
+    }
+
     /// Holds it, wherever it is, and waits until it stands still: until then the kernel would deliver
     /// another signal that is sent to it before the one that holds it.
     ///

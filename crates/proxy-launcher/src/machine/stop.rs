@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::contract::{NotReady, reason};
+use api::contract::{INTERRUPT_STOP, NotReady, reason};
 
 use super::{Action, Draining, KILL_PATIENCE, Machine, State, Then};
 use crate::{
@@ -10,8 +10,6 @@ use crate::{
     exit::{BY_INT, BY_TERM, End},
 };
 
-/// An interrupt comes from a person who waits at a terminal.
-const INTERRUPT_STOP: Duration = Duration::from_secs(5);
 /// Two interrupts within this time come from one who waits no longer.
 const INTERRUPT_AGAIN: Duration = Duration::from_secs(2);
 
@@ -39,7 +37,11 @@ impl Machine {
             return vec![Action::Kill];
         }
         self.asked_by.get_or_insert(BY_INT);
-        self.leave(now, Duration::ZERO, self.stop_time().min(INTERRUPT_STOP))
+        let mut actions = self.leave(now, Duration::ZERO, self.stop_time().min(INTERRUPT_STOP));
+        for stop in actions.iter_mut().filter(|action| **action == Action::Stop) {
+            *stop = Action::Interrupt;
+        }
+        actions
     }
 
     /// Whether the proxy is to take no new calls although it stays; nothing once it is stopped, which says that anyway.

@@ -145,7 +145,7 @@ impl World {
                         assert!(self.child, "there is nobody to ask");
                         self.dumps += 1;
                     }
-                    Action::Stop => events.extend(self.stop()),
+                    Action::Stop | Action::Interrupt => events.extend(self.stop()),
                     Action::Kill => {
                         assert!(self.child, "there is nobody to kill");
                         if self.temper != Temper::Undead {

@@ -1,7 +1,7 @@
 //! A proxy that does as it is told by its arguments, for `tests/launcher`.
 //!
 //! `--ready BODY` answers every probe with 503 and that body, `--exit CODE` leaves at once, `--words TEXT`
-//! leaves last words first, `--ignore-term` outlives TERM, `--orphan SECONDS` leaves a process without a parent,
+//! leaves last words first, `--ignore-term` outlives TERM and INT, `--orphan SECONDS` leaves a process without a parent,
 //! `--daemon SECONDS` leaves one in a session of its own, `--bomb` starts one that starts more and more,
 //! `--orphans COUNT` leaves that many which end at once, `--hog MIB` takes that much memory, uses it and keeps it,
 //! `--stall` does nothing from then on, `--calls FILE` says among its metrics that so many calls are under way,
@@ -80,6 +80,7 @@ const HELD: &str = r#"{"reason":"Draining","message":"held"}"#;
 
 async fn serve(mut script: Script) -> Result<(), Box<dyn Error>> {
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
     if let Some(calls) = script.calls {
         let port: u16 = variable("METRICS_PORT").parse()?;
         let listener = TcpListener::bind(("127.0.0.1", port)).await?;
@@ -88,12 +89,16 @@ async fn serve(mut script: Script) -> Result<(), Box<dyn Error>> {
     let port: u16 = variable("MANAGEMENT_PORT").parse()?;
     let listener = TcpListener::bind(("127.0.0.1", port)).await?;
     loop {
-        let mut stream = tokio::select! {
-            accepted = listener.accept() => accepted?.0,
-            _ = terminate.recv() => {
-                if script.ignore_term { continue }
-                return Ok(());
+        let stream = tokio::select! {
+            accepted = listener.accept() => Some(accepted?.0),
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+        };
+        let Some(mut stream) = stream else {
+            if script.ignore_term {
+                continue;
             }
+            return Ok(());
         };
         let mut question = [0; 1024];
         let length = stream.read(&mut question).await?;

@@ -49,6 +49,10 @@ fn an_interrupt_skips_the_delay() {
     launcher.await_ready();
     launcher.signal(Signal::INT);
     assert_eq!(launcher.await_exit(), 0);
+    // The proxy hears of it as such, since it has less time than after TERM.
+    let mut story = launcher.story();
+    story.then(&json!({ "message": "signal sent to the proxy's group", "signal": "INT" }));
+    story.then(&json!({ "message": "proxy ended", "class": "clean" }));
 }
 
 #[test]

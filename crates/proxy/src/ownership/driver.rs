@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use super::{Action, Event, How, Ownership, SERVE, Status};
 use crate::{
+    config::Drain,
     entity::Entities,
     journal::{self, Owner, Shard, Store},
     readiness::{Part, Readiness},
@@ -28,14 +29,14 @@ const CHANGE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long entities may take to end while the next owner waits.
 const HAND_OVER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Takes part in the ownership of all entities until `stop`, and gives it up then. `drain` is how long
+/// Takes part in the ownership of all entities until `stop`, and gives it up then. `drain` says how long
 /// entities may take to end after `stop`; `fenced` tells of writes that were.
 pub async fn hold(
     store: Arc<dyn Store>,
     entities: Entities,
     readiness: Readiness,
     fenced: Arc<Notify>,
-    drain: Duration,
+    drain: Drain,
     stop: CancellationToken,
 ) {
     let (shard, me) = (Shard::WHOLE, Owner(uuid::Uuid::now_v7()));
@@ -69,7 +70,7 @@ struct Driver {
     me: Owner,
     entities: Entities,
     readiness: Readiness,
-    drain: Duration,
+    drain: Drain,
     machine: Ownership,
     call: Option<BoxFuture<'static, Event>>,
     ending: Option<BoxFuture<'static, ()>>,
@@ -135,7 +136,7 @@ impl Driver {
         let limit = match how {
             How::Now => Duration::ZERO,
             How::Soon => HAND_OVER_TIMEOUT,
-            How::Drain => self.drain,
+            How::Drain => self.drain.entities(),
         };
         let entities = self.entities.clone();
         let end = async move {

@@ -39,7 +39,8 @@ pub(super) async fn serve(
         readiness.set(Part::Edge, Ok(()));
         info!(address = %config.listen, "the port for calls is open");
         let close = stop.child_token();
-        let mut serving = Box::pin(edge.clone().serve(listener, close.clone(), config.drain));
+        let mut serving =
+            Box::pin(edge.clone().serve(listener, close.clone(), config.drain.clone()));
         loop {
             tokio::select! {
                 biased;

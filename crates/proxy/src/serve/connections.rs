@@ -31,6 +31,7 @@ use tonic::body::Body;
 use tracing::{debug, info, warn};
 
 use super::unread::{Peer, Total};
+use crate::config::Drain;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
@@ -65,7 +66,7 @@ pub async fn serve<S, F>(
     service: S,
     unread: Arc<Total>,
     stop: CancellationToken,
-    drain: Duration,
+    drain: Drain,
     age: Option<Duration>,
 ) where
     S: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + Send + 'static,
@@ -150,6 +151,7 @@ pub async fn serve<S, F>(
     }
     drop(listener);
     tasks.close();
+    let drain = drain.time();
     if time::timeout(drain, tasks.wait()).await.is_err() {
         warn!(after = ?drain, "connections were cut that still carried calls");
     }
@@ -268,7 +270,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let answer = |_request, _peer| std::future::pending();
         let total = Arc::new(Total::new(1));
-        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN, None));
+        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN.into(), None));
         (TcpStream::connect(address).await.unwrap(), server)
     }
 
