@@ -1,7 +1,7 @@
 //! Waiting for a state, never for time to pass.
 
 use std::{
-    thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -41,18 +41,36 @@ pub(super) fn until<T>(
 /// such a promise and nobody is to blame; what is slow by itself is so each time.
 const TRIES: usize = 3;
 
-/// Has something done until it takes effect within the limit, and says how long that took. Each try waits by itself for
-/// the effect, which has to come in any case.
+/// How long something took to take effect in time.
+#[derive(Debug)]
+pub(super) struct Prompt {
+    pub took: Duration,
+    /// The times at which it was late before; who reads the output shall know of them.
+    pub late: Vec<Duration>,
+}
+
+impl fmt::Display for Prompt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.1?}", self.took)?;
+        if !self.late.is_empty() {
+            write!(f, " (late before: {:.1?})", self.late)?;
+        }
+        Ok(())
+    }
+}
+
+/// Has something done until it takes effect within the limit. Each try waits by itself for the effect, which has to come
+/// in any case.
 pub(super) fn promptly(
     what: &str,
     limit: Duration,
     mut attempt: impl FnMut(usize) -> anyhow::Result<Duration>,
-) -> anyhow::Result<Duration> {
+) -> anyhow::Result<Prompt> {
     let mut late = Vec::new();
     for number in 0..TRIES {
         let took = attempt(number)?;
         if took <= limit {
-            return Ok(took);
+            return Ok(Prompt { took, late });
         }
         late.push(took);
     }
@@ -67,7 +85,9 @@ mod tests {
     fn what_is_late_each_time_is_a_failure_and_once_in_time_is_enough() {
         let limit = Duration::from_secs(1);
         let slow_at_first = |number| Ok(Duration::from_secs(if number < 2 { 3 } else { 1 }));
-        assert_eq!(promptly("back", limit, slow_at_first).unwrap(), limit);
+        let prompt = promptly("back", limit, slow_at_first).unwrap();
+        assert_eq!(prompt.to_string(), "1.0s (late before: [3.0s, 3.0s])");
+        assert_eq!(promptly("back", limit, |_| Ok(limit)).unwrap().to_string(), "1.0s");
         let error = promptly("back", limit, |_| Ok(Duration::from_secs(2))).unwrap_err();
         assert_eq!(error.to_string(), "back: [2.0s, 2.0s, 2.0s], and not once within 1s");
         assert!(promptly("back", limit, |_| bail!("gone")).is_err());

@@ -38,7 +38,7 @@ pub(super) fn edits_by_hand_are_restored_within_two_seconds(
     for (name, edit, pointer) in edits {
         let what = format!("the {name} edited by hand is restored");
         let took = promptly(&what, RESTORED, |_| restored(namespace, name, edit, pointer))?;
-        namespace.note(format!("{name} seen restored after {took:.1?}, of which most is kubectl"));
+        namespace.note(format!("{name} seen restored after {took}, of which most is kubectl"));
     }
     let note =
         namespace.get("deployment", DEPLOYMENT)?["metadata"]["annotations"]["example.com/note"]
