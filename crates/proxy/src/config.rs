@@ -28,6 +28,7 @@ const COMMAND_TIMEOUT: &str = "CLOUDSTATE_PROXY_COMMAND_TIMEOUT";
 const MAX_REQUEST_SIZE: &str = "CLOUDSTATE_PROXY_MAX_REQUEST_SIZE";
 const MAX_RESPONSE_SIZE: &str = "CLOUDSTATE_PROXY_MAX_RESPONSE_SIZE";
 const MAX_CONNECTION_AGE: &str = "CLOUDSTATE_PROXY_MAX_CONNECTION_AGE";
+const MAX_CONNECTION_CALLS: &str = "CLOUDSTATE_PROXY_MAX_CONNECTION_CALLS";
 const REFLECTION: &str = "CLOUDSTATE_PROXY_REFLECTION";
 const LOG_LEVEL: &str = "CLOUDSTATE_PROXY_LOG_LEVEL";
 const BIND: &str = "CLOUDSTATE_PROXY_BIND";
@@ -177,12 +178,19 @@ fn read(reader: &mut Reader) -> Config {
             request_size: reader.read(MAX_REQUEST_SIZE, "4194304", value::message_size),
             response_size: reader.read(MAX_RESPONSE_SIZE, "4194304", value::message_size),
             reflection: reader.read(REFLECTION, "true", value::switch),
+            connection_calls: reader.read(MAX_CONNECTION_CALLS, "256", calls),
             connection_age: reader.read(MAX_CONNECTION_AGE, "0s", age),
         },
         drain: reader.read(env::GRACEFUL_TERMINATION_TIMEOUT, "10s", value::pause).into(),
         log_level: reader.read(LOG_LEVEL, "info", value::level),
         hash: String::new(),
     }
+}
+
+/// Calls on one connection.
+fn calls(text: &str) -> Result<u32, Refusal> {
+    // A limit is at most a thousand.
+    Ok(u32::try_from(value::limit(text)?).unwrap_or(u32::MAX))
 }
 
 /// The age of connections; below a second clients would do little else than connect.
@@ -280,7 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn connections_get_as_old_as_they_like_unless_it_is_said() {
+    fn connections_carry_as_much_and_get_as_old_as_it_is_said() {
+        let name = "CLOUDSTATE_PROXY_MAX_CONNECTION_CALLS";
+        let calls = |pairs: &[(&str, &str)]| load_from(pairs).map(|it| it.0.edge.connection_calls);
+        assert_eq!(calls(&[]), Ok(serve::connections::CALLS_MAX));
+        assert_eq!(calls(&[(name, "1000")]), Ok(1_000));
+        assert!(calls(&[(name, "0")]).unwrap_err().to_string().contains(name));
         let name = "CLOUDSTATE_PROXY_MAX_CONNECTION_AGE";
         let age = |pairs: &[(&str, &str)]| load_from(pairs).map(|it| it.0.edge.connection_age);
         assert_eq!(age(&[]), Ok(None));

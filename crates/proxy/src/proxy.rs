@@ -147,6 +147,7 @@ pub async fn run_on(
         alive.clone(),
         config.drain.clone(),
         None,
+        connections::CALLS_MAX,
     ));
     let told = Arc::clone(&sources);
     let answer = move |request, _peer| {
@@ -161,6 +162,7 @@ pub async fn run_on(
         alive.clone(),
         config.drain.clone(),
         None,
+        connections::CALLS_MAX,
     ));
     let _alive = alive.drop_guard();
 

@@ -59,6 +59,8 @@ pub struct Limits {
     pub reflection: bool,
     /// Longest time for a call with one message and one reply, whatever the caller's deadline.
     pub call: Duration,
+    /// Calls at once on one connection; others wait at the caller.
+    pub connection_calls: u32,
     /// How old a connection gets before its caller is told to open another one; none for ever.
     pub connection_age: Option<Duration>,
 }
@@ -114,12 +116,13 @@ impl Edge {
             router.end_streams();
             std::future::pending::<()>().await;
         };
-        let (unread, age) = (Arc::clone(&self.unread), self.limits.connection_age);
+        let (unread, Limits { connection_age: age, connection_calls: calls, .. }) =
+            (Arc::clone(&self.unread), self.limits);
         let follow = self.health.clone().follow();
         // Some kilobytes, which would be copied each time that a task is made of them.
         let answer = move |request, peer| Box::pin(self.clone().answer(request, peer));
         tokio::select! {
-            () = connections::serve(listener, answer, unread, stop.clone(), drain.clone(), age) => {}
+            () = connections::serve(listener, answer, unread, stop.clone(), drain.clone(), age, calls) => {}
             () = end_streams => {}
             () = follow => {}
         }

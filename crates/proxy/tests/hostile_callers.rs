@@ -40,7 +40,12 @@ static ALONE: Mutex<()> = Mutex::const_new(());
 
 async fn stand() -> (Stand, MutexGuard<'static, ()>) {
     let alone = ALONE.lock().await;
-    (Stand::start_with(|config| config.memory = BUDGET).await, alone)
+    let stand = Stand::start_with(|config| {
+        config.memory = BUDGET;
+        // A few connections are to attack as many would.
+        config.edge.connection_calls = 1_024;
+    });
+    (stand.await, alone)
 }
 
 /// A call of an honest caller, which succeeds.

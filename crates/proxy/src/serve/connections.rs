@@ -35,8 +35,9 @@ use crate::config::Drain;
 
 /// Connections at once; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 1_024;
-/// Calls at once on one connection.
-const STREAMS_MAX: u32 = 1_024;
+/// Calls at once on one connection unless something else is said: enough for any caller, and so few that what is too
+/// much waits with dozens of callers, where it costs nothing, instead of being refused.
+pub const CALLS_MAX: u32 = 256;
 /// What a caller may send on one call, and on one connection, before we have taken it.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
@@ -60,7 +61,7 @@ const JITTER: f64 = 0.1;
 
 /// Serves HTTP/1.1 and HTTP/2 on one port. After `stop`, connections finish what they carry, at most
 /// for `drain`. One of this age, if there is one, is told to take its further calls elsewhere, and finishes what it
-/// carries, however long that takes.
+/// carries, however long that takes. A connection carries so many `calls` at once; the others wait at the caller.
 pub async fn serve<S, F>(
     listener: TcpListener,
     service: S,
@@ -68,11 +69,12 @@ pub async fn serve<S, F>(
     stop: CancellationToken,
     drain: Drain,
     age: Option<Duration>,
+    calls: u32,
 ) where
     S: Fn(Request<Incoming>, Arc<Peer>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<Body>, Infallible>> + Send + 'static,
 {
-    let (server, tasks) = (server(), TaskTracker::new());
+    let (server, tasks) = (server(calls), TaskTracker::new());
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let cut = CancellationToken::new();
     let _cut_the_rest = cut.clone().drop_guard();
@@ -157,13 +159,13 @@ pub async fn serve<S, F>(
     }
 }
 
-fn server() -> auto::Builder<TokioExecutor> {
+fn server(calls: u32) -> auto::Builder<TokioExecutor> {
     let mut server = auto::Builder::new(TokioExecutor::new());
     server.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
     server
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(calls)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
@@ -270,7 +272,15 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let answer = |_request, _peer| std::future::pending();
         let total = Arc::new(Total::new(1));
-        let server = tokio::spawn(serve(listener, answer, total, stop.clone(), DRAIN.into(), None));
+        let server = tokio::spawn(serve(
+            listener,
+            answer,
+            total,
+            stop.clone(),
+            DRAIN.into(),
+            None,
+            CALLS_MAX,
+        ));
         (TcpStream::connect(address).await.unwrap(), server)
     }
 

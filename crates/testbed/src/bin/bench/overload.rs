@@ -13,9 +13,9 @@ use crate::{
     steady::measure,
 };
 
-/// With the fewer, each connection's own bound keeps calls with the callers. With the more nothing does: the proxy
+/// With few, each connection's own bound keeps calls with the callers. With the most it does not: the proxy
 /// must refuse what is too much for it.
-const CONNECTIONS: [usize; 2] = [8, 32];
+const CONNECTIONS: [usize; 3] = [8, 32, 128];
 
 pub(crate) async fn three_times(bench: &Bench<'_>, report: &mut Report) -> Result<()> {
     let stand = bench.stand().await?;
